@@ -1,0 +1,37 @@
+"""SETR, step by step: semantic segmentation with a plain transformer as encoder (CVPR 2021)."""
+
+from .datasets import load_dataset
+from .encoder import Encoder, resize_positions
+from .evaluation import Scores, confusion_matrix, evaluate, predict, scores, slide_inference
+from .losses import segmentation_loss
+from .model import SETR, SETRConfig, create_model, list_models
+from .recipes import Recipe, get_recipe, list_recipes
+from .records import list_records, load_record
+from .training import train
+from .weights import load_checkpoint, save_checkpoint
+
+__version__ = "0.1.0"
+__all__ = [
+    "SETR",
+    "Encoder",
+    "Recipe",
+    "SETRConfig",
+    "Scores",
+    "confusion_matrix",
+    "create_model",
+    "evaluate",
+    "get_recipe",
+    "list_models",
+    "list_recipes",
+    "list_records",
+    "load_checkpoint",
+    "load_dataset",
+    "load_record",
+    "predict",
+    "resize_positions",
+    "save_checkpoint",
+    "scores",
+    "segmentation_loss",
+    "slide_inference",
+    "train",
+]

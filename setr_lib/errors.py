@@ -1,0 +1,12 @@
+"""Words for mistakes that many rooms of the library meet."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """`unknown model 'setr_pup_larg': did you mean setr_pup_large? Known: ...`"""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.6)
+    hint = f": did you mean {' or '.join(near)}?" if near else "."
+    return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"

@@ -1,0 +1,54 @@
+"""Where a pixel is in the patch grid, and how a map gets back to the image's size.
+
+Decided here once; the encoder, the decoders, the losses and the evaluation all ask this file.
+Sizes are always (rows, columns).
+"""
+
+# B batch, C channels or classes, H W image rows and columns, Y X patch rows and columns
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def as_size(size: int | Size, what: str = "image_size") -> Size:
+    """`512` means `(512, 512)`; both numbers must be at least 1."""
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if height < 1 or width < 1:
+        raise ValueError(f"{what} is {height}x{width}; both sides must be at least 1 pixel")
+    return height, width
+
+
+def patch_grid(size: Size, patch: int) -> Size:
+    """Rows and columns of patches that cover an image; a started patch counts as a whole one."""
+    return -(-size[0] // patch), -(-size[1] // patch)
+
+
+def pad_to_patches(images: Tensor, patch: int) -> Tensor:
+    """Pad `(B,C,H,W)` with zeros at the right and the bottom, to whole patches.
+
+    Zero is the mean colour after normalisation. The padding is on one side only, so pixel (0, 0)
+    stays in the corner of patch (0, 0).
+    """
+    height, width = images.shape[-2:]
+    rows, cols = patch_grid((height, width), patch)
+    below, right = rows * patch - height, cols * patch - width
+    return F.pad(images, (0, right, 0, below)) if below or right else images
+
+
+def resize(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+    """Bilinear resize of `(B,C,h,w)` to `size`; the map itself where it already has that size."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def grid_to_image(maps: Tensor, size: Size, patch: int) -> Tensor:
+    """Bring `(B,C,h,w)` maps of the padded image to the `size` of the image itself.
+
+    The map is enlarged to the padded image and then cropped, so that no pixel moves when a side
+    is not a multiple of the patch.
+    """
+    rows, cols = patch_grid(size, patch)
+    return resize(maps, (rows * patch, cols * patch))[..., : size[0], : size[1]]

@@ -1,0 +1,268 @@
+"""SETR, whole: encoder, decoder, auxiliary heads, and the names under which they are made."""
+
+# B batch, H W image rows and columns, N tokens, D width, K classes, h w size of a head's map
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .decoders import MLAAuxHead, MLAHead, MLANeck, NaiveHead, PUPAuxHead, PUPHead
+from .encoder import Encoder
+from .errors import unknown
+from .geometry import Size, as_size, grid_to_image, patch_grid
+from .losses import segmentation_loss
+
+DECODERS = ("naive", "pup", "mla")
+SIZES = {  # width, depth, heads
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+# The 0-based blocks that the heads read. 24 blocks: paper section 4.1; 12 blocks: the authors'
+# T-Base and DeiT configurations. The last one feeds the main head of Naive and PUP.
+LAYERS = {
+    ("naive", 24): (9, 14, 19, 23),
+    ("pup", 24): (9, 14, 19, 23),
+    ("mla", 24): (5, 11, 17, 23),
+    ("naive", 12): (2, 5, 8, 11),
+    ("pup", 12): (4, 7, 9, 11),
+    ("mla", 12): (2, 5, 8, 11),
+}
+AUX_WEIGHT = 0.4  # of each auxiliary loss; the authors' configurations
+
+
+@dataclass(frozen=True)
+class SETRConfig:
+    """Everything that decides the network. The defaults are SETR-PUP with T-Large on ADE20K.
+
+    Args:
+        decoder: `"naive"`, `"pup"` or `"mla"`.
+        num_classes: classes of the scores.
+        image_size: rows and columns that the position table is made for (int: a square).
+        width, depth, heads: of the transformer.
+        layers: 0-based blocks that the main and the auxiliary heads read, in ascending order;
+            by default the published ones for 12 and 24 blocks. Naive and PUP: the last is the main
+            head's. MLA: exactly four streams.
+        channels: hidden width of the heads (MLA's streams end at half of it).
+        graph: `"authors"`, the network of the authors' code.
+        aux: whether the auxiliary heads exist. They are used by the loss, never by `model(images)`.
+        patch_size: side of a patch in pixels.
+        patch_bias: whether the patch embedding has a bias.
+        in_chans: channels of the image.
+
+    Raises:
+        ValueError: for a value outside its range; the message names it and what is possible.
+    """
+
+    decoder: str = "pup"
+    num_classes: int = 150
+    image_size: Size = (512, 512)
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    layers: tuple[int, ...] = ()
+    channels: int = 256
+    graph: str = "authors"
+    aux: bool = True
+    patch_size: int = 16
+    patch_bias: bool = True
+    in_chans: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", as_size(self.image_size))
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder is {self.decoder!r}; choose one of {', '.join(DECODERS)}")
+        if self.graph != "authors":
+            raise ValueError(f"graph is {self.graph!r}; only 'authors' is built so far")
+        for name in (
+            "num_classes",
+            "width",
+            "depth",
+            "heads",
+            "channels",
+            "patch_size",
+            "in_chans",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.layers and (self.decoder, self.depth) not in LAYERS:
+            raise ValueError(
+                f"no published layers for {self.decoder!r} with {self.depth} blocks (only for 12 "
+                f"and 24); name them, for example layers=(1, 2, 3, {self.depth - 1})"
+            )
+        layers = tuple(self.layers) or LAYERS[self.decoder, self.depth]
+        object.__setattr__(self, "layers", layers)
+        if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < self.depth:
+            raise ValueError(
+                f"layers {layers} must ascend and lie in 0 to {self.depth - 1}, the blocks it has"
+            )
+        if self.decoder == "mla" and len(layers) != 4:
+            raise ValueError(f"MLA reads exactly 4 layers, got {len(layers)}: {layers}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SETRConfig":
+        """The way back from `dataclasses.asdict` through JSON, which knows lists only."""
+        facts: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**facts)
+
+
+class SETR(nn.Module):
+    """The network of `config`; see `create_model` for the published ones by name.
+
+    `model(images)` gives class scores at the images' own size, `model.loss(images, labels)` the
+    training loss with the auxiliary heads, `model.head_logits(images)` what each head says before
+    its last resize.
+    """
+
+    def __init__(self, config: SETRConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.encoder = Encoder(
+            c.image_size, c.width, c.depth, c.heads, c.patch_size,
+            "dropped" if c.decoder == "mla" else "kept", c.patch_bias, c.in_chans,
+        )  # fmt: skip
+        head = (c.width, c.channels, c.num_classes)
+        self.neck: MLANeck | None = None
+        self.head: nn.Module
+        aux: list[nn.Module]
+        if c.decoder == "naive":
+            self.head = NaiveHead(*head)
+            aux = [NaiveHead(*head) for _ in c.layers[:-1]]
+        elif c.decoder == "pup":
+            self.head = PUPHead(*head)
+            aux = [PUPAuxHead(*head) for _ in c.layers]  # the main head's layer has one too
+        else:
+            self.neck = MLANeck(c.width, c.channels)
+            self.head = MLAHead(c.channels, c.num_classes)
+            aux = [MLAAuxHead(c.channels, c.num_classes) for _ in c.layers]
+        self.aux_heads = nn.ModuleList(aux if c.aux else [])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores at the images' own size.
+
+        Args:
+            images: `(B,3,H,W)` float, normalised with the ImageNet statistics; any H and W >= 1.
+
+        Returns:
+            `(B,K,H,W)` float: logits, before the softmax.
+
+        Raises:
+            ValueError: if the images have another number of channels or dimensions.
+        """
+        main = self._heads(images, aux=False)[0]
+        return self.to_image(main, (images.shape[-2], images.shape[-1]))
+
+    def loss(self, images: Tensor, labels: Tensor, average: str = "all") -> Tensor:
+        """Main loss plus 0.4 times the sum of the auxiliary losses: a scalar.
+
+        Args:
+            images: `(B,3,H,W)` float, normalised.
+            labels: `(B,H,W)` int64, 0 to K-1, and 255 for pixels that do not count.
+            average: `"all"` divides the cross-entropy by every pixel, ignored ones included, as the
+                authors' and mmsegmentation's code does; `"valid"` by those that count.
+
+        Raises:
+            ValueError: if the sizes of images and labels differ, or a label is no class.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        if tuple(labels.shape) != (len(images), *size):
+            raise ValueError(
+                f"labels have the shape {tuple(labels.shape)}; images of the shape "
+                f"{tuple(images.shape)} need {(len(images), *size)}"
+            )
+        main, *aux = (
+            segmentation_loss(self.to_image(scores, size), labels, average)
+            for scores in self._heads(images, aux=True)
+        )
+        return main + AUX_WEIGHT * sum(aux)
+
+    def head_logits(self, images: Tensor) -> dict[str, Any]:
+        """Every head's scores before its last resize.
+
+        Returns:
+            `{"main": (B,K,h,w), "aux": [(B,K,h,w), ...]}`, auxiliaries from shallow to deep.
+            Naive: h = rows of the patch grid; PUP: 8 times that, its auxiliaries 4 times;
+            MLA: 4 times, its auxiliaries once.
+        """
+        main, *aux = self._heads(images, aux=True)
+        return {"main": main, "aux": aux}
+
+    def to_image(self, scores: Tensor, size: Size) -> Tensor:
+        """The last resize: a head's `(B,K,h,w)` -> `(B,K,H,W)` for images of `size`."""
+        return grid_to_image(scores, size, self.config.patch_size)
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """What trains at ten times the rate: main and auxiliary heads, without MLA's neck.
+
+        The authors select by the word "head" in a parameter's name; MLA's norms and fusion layers
+        are in their backbone and train at the backbone's rate.
+        """
+        yield from self.head.parameters()
+        yield from self.aux_heads.parameters()
+
+    def _heads(self, images: Tensor, aux: bool) -> list[Tensor]:
+        """Scores of the main head and, if asked for, of the auxiliary heads behind it."""
+        c = self.config
+        grid = patch_grid((images.shape[-2], images.shape[-1]), c.patch_size)
+        aux_heads = list(self.aux_heads) if aux else []
+        if self.neck is not None:
+            maps = self.neck(self.encoder.features(images, c.layers), grid)
+            return [self.head(maps, grid)] + [h(m, grid) for h, m in zip(aux_heads, maps)]
+        layers = c.layers[: len(aux_heads)] + c.layers[-1:]
+        *early, last = self.encoder.features(images, layers)
+        return [self.head(last, grid)] + [h(t, grid) for h, t in zip(aux_heads, early)]
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows."""
+    return [f"setr_{decoder}_{size}" for decoder in DECODERS for size in SIZES]
+
+
+def create_model(
+    name: str,
+    num_classes: int = 150,
+    image_size: int | Size = 512,
+    aux: bool = True,
+    graph: str = "authors",
+    pretrained: str | None = None,
+) -> SETR:
+    """Make a network of the paper by name.
+
+    Args:
+        name: `setr_{naive,pup,mla}_{tiny,small,base,large}`, see `list_models()`. Base and Large
+            are the paper's T-Base and T-Large; Tiny and Small have the shapes of DeiT's.
+        num_classes: classes of the scores.
+        image_size: rows and columns that the position table is made for, or one number for both.
+        aux: whether the auxiliary heads exist.
+        graph: `"authors"`: the network of the authors' code.
+        pretrained: not built yet; loading other people's weights comes with the weights chapter.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the nearest ones.
+    """
+    return SETR(model_config(name, num_classes, image_size, aux, graph, pretrained))
+
+
+def model_config(
+    name: str,
+    num_classes: int = 150,
+    image_size: int | Size = 512,
+    aux: bool = True,
+    graph: str = "authors",
+    pretrained: str | None = None,
+) -> SETRConfig:
+    """The configuration of a published network by name; arguments as in `create_model`."""
+    if name not in list_models():
+        raise ValueError(unknown("model", name, list_models()))
+    if pretrained is not None:
+        raise ValueError(f"pretrained={pretrained!r}: loading pretrained weights is not built yet")
+    _, decoder, size = name.split("_")
+    width, depth, heads = SIZES[size]
+    return SETRConfig(
+        decoder, num_classes, as_size(image_size), width, depth, heads, graph=graph, aux=aux
+    )

@@ -1,0 +1,51 @@
+"""What every test starts from: one thread, no window, no data folder of the user's."""
+
+import dataclasses
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from setr_lib.datasets import Shapes
+from setr_lib.model import SETRConfig
+from setr_lib.recipes import Recipe, get_recipe
+
+matplotlib.use("agg")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(monkeypatch):
+    """No test depends on the user's data folder or on the test before it."""
+    monkeypatch.delenv("SETR_DATA", raising=False)
+    torch.manual_seed(0)
+
+
+def small_config(decoder: str = "naive", **facts) -> SETRConfig:
+    """A network that fits any test: 4 blocks of width 24."""
+    layers = (0, 1, 2, 3)
+    sizes = {"num_classes": 8, "image_size": (48, 64), "width": 24, "depth": 4, "heads": 3}
+    return SETRConfig(decoder, **{**sizes, "layers": layers, "channels": 16, **facts})
+
+
+@pytest.fixture
+def small_recipe(monkeypatch) -> Recipe:
+    """A run of seconds on a dozen made-up scenes."""
+    monkeypatch.setattr(Shapes, "lengths", {"train": 12, "val": 3, "test": 3})
+    return dataclasses.replace(
+        get_recipe("shapes_naive_tiny"),
+        config=small_config(image_size=(32, 32)),
+        crop=(32, 32),
+        batch=2,
+        schedule=12,
+        warmup=2,
+        evaluate_every=6,
+    )
+
+
+def random_labels(rng: np.random.Generator, shape, classes: int, ignored: float = 0.1):
+    """Class numbers with some 255 between them."""
+    labels = rng.integers(0, classes, shape)
+    labels[rng.random(shape) < ignored] = 255
+    return labels
