@@ -1,0 +1,298 @@
+"""Data sets and transforms: labels follow pixels, and a bad file is named."""
+
+import colorsys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from setr_lib import load_dataset
+from setr_lib.datasets import CamVid, Shapes, read_image
+from setr_lib.transforms import (
+    TrainTransform,
+    denormalise,
+    fit_inside,
+    normalise,
+    photometric_distortion,
+    random_crop,
+    resize_image,
+    resize_label,
+)
+
+# ---- shapes
+
+
+def test_a_scene_is_decided_by_its_number():
+    """Same seed, split and number: same scene; another of any of them: another scene."""
+    image, label = load_dataset("shapes", "train")[7]
+    again = load_dataset("shapes", "train")[7]
+    assert np.array_equal(image, again[0]) and np.array_equal(label, again[1])
+    others = (load_dataset("shapes", "val")[7], Shapes("train")[8], Shapes("train", seed=1)[7])
+    assert not any(np.array_equal(image, other[0]) for other in others)
+
+
+def test_scenes_have_every_class_and_a_fixed_form():
+    data = Shapes("train", size=(96, 160))
+    seen = np.zeros(len(data.classes), int)
+    for number in [*range(40), 10**9]:  # endless: any number is a scene
+        image, label = data[number]
+        assert image.shape == (96, 160, 3) and label.shape == (96, 160)
+        assert image.dtype == label.dtype == np.uint8 and label.max() < len(data.classes)
+        seen += np.bincount(label.ravel(), minlength=len(seen))
+    assert (seen > 0).all() and len(data.palette) == len(data.classes) == 8
+
+
+def test_some_classes_are_thin():
+    """Poles and fences lose most of their area when two pixels are eaten; houses do not."""
+    left = np.zeros((8, 2))
+    for _, label in (Shapes("train")[n] for n in range(40)):
+        for k in range(8):
+            mask = label == k
+            core = mask.copy()
+            for axis in (0, 1):
+                core &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
+            left[k] += core.sum(), mask.sum()
+    share = dict(zip(Shapes.classes, left[:, 0] / left[:, 1]))
+    assert max(share["pole"], share["fence"]) < 0.3 < 0.7 < min(share["house"], share["sky"])
+
+
+# ---- files
+
+
+def write_camvid(root, split="val", size=(6, 8), value=3, suffix=".png", names=("a", "b")):
+    for name in names:
+        for folder, array in (
+            (split, np.full((*size, 3), 90, np.uint8)),
+            (f"{split}annot", np.full(size, value, np.uint8)),
+        ):
+            path = root / "camvid" / folder
+            path.mkdir(parents=True, exist_ok=True)
+            ending = ".png" if folder.endswith("annot") else suffix
+            Image.fromarray(array).save(path / f"{name}{ending}")
+    return root / "camvid"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_camvid_reads_png_and_jpeg(tmp_path, suffix):
+    write_camvid(tmp_path, suffix=suffix)
+    data = load_dataset("camvid", "val", tmp_path)
+    image, label = data[1]
+    assert len(data) == 2 and data.file(1).endswith(f"b{suffix}")
+    assert image.shape == (6, 8, 3) and (label == 3).all()
+
+
+def test_camvid_label_11_is_ignored(tmp_path):
+    write_camvid(tmp_path, value=11)
+    assert (load_dataset("camvid", "val", tmp_path)[0][1] == 255).all()
+
+
+def test_the_environment_names_the_data_folder(tmp_path, monkeypatch):
+    write_camvid(tmp_path)
+    monkeypatch.setenv("SETR_DATA", str(tmp_path))
+    assert len(load_dataset("camvid", "val", "elsewhere")) == 2
+
+
+def break_missing_folder(root):
+    pass
+
+
+def break_empty_folder(root):
+    write_camvid(root)
+    for path in (root / "camvid" / "val").iterdir():
+        path.unlink()
+
+
+def break_missing_label(root):
+    (write_camvid(root) / "valannot" / "b.png").unlink()
+
+
+def break_missing_image(root):
+    (write_camvid(root) / "val" / "b.png").unlink()
+
+
+def break_size(root):
+    folder = write_camvid(root)
+    Image.fromarray(np.zeros((5, 8), np.uint8)).save(folder / "valannot" / "b.png")
+
+
+def break_value(root):
+    folder = write_camvid(root)
+    Image.fromarray(np.full((6, 8), 200, np.uint8)).save(folder / "valannot" / "b.png")
+
+
+def break_mode(root):
+    folder = write_camvid(root)
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(folder / "valannot" / "b.png")
+
+
+def break_bytes(root):
+    path = write_camvid(root) / "val" / "b.png"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def break_stem(root):
+    folder = write_camvid(root)
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(folder / "val" / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    "damage, error, words",
+    [
+        (break_missing_folder, FileNotFoundError, "camvid/val.*setr_lib download camvid"),
+        (break_empty_folder, FileNotFoundError, "camvid/val holds no image"),
+        (break_missing_label, ValueError, "b.png has no label b.png in .*valannot"),
+        (break_missing_image, ValueError, "valannot/b.png has no image"),
+        (break_size, ValueError, "b.png is 6x8 pixels, its label .*b.png 5x8"),
+        (break_value, ValueError, "b.png holds the label 200; the classes are 0 to 10"),
+        (break_mode, ValueError, "b.png has the mode RGB.*8-bit"),
+        (break_bytes, ValueError, "b.png cannot be read as an image"),
+        (break_stem, ValueError, "b.png and b.jpg have one stem"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, damage, error, words):
+    damage(tmp_path)
+    with pytest.raises(error, match=words):
+        list(load_dataset("camvid", "val", tmp_path))
+
+
+def test_unknown_names_are_explained():
+    with pytest.raises(ValueError, match="did you mean camvid"):
+        load_dataset("camvit", "val")
+    with pytest.raises(ValueError, match="unknown split of shapes 'dev'.*train, val, test"):
+        load_dataset("shapes", "dev")
+    with pytest.raises(ValueError, match="unknown split of camvid 'dev'"):
+        load_dataset("camvid", "dev")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1", "CMYK"])
+def test_images_of_any_mode_become_rgb(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    Image.fromarray(np.full((5, 4, 3), 255, np.uint8)).convert(mode).save(path)
+    assert (read_image(path) == 255).all() and read_image(path).shape == (5, 4, 3)
+
+
+def test_camvid_facts():
+    """11 classes in the tutorial's order, which has no road marking between pole and road."""
+    assert len(CamVid.classes) == len(CamVid.palette) == 11
+    assert CamVid.classes[2:5] == ("pole", "road", "pavement")
+
+
+# ---- transforms
+
+
+def painted(height=60, width=90):
+    """An image whose colour is its pixel's position; a label that holds the row."""
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    return np.stack([y, x, np.zeros_like(x)], 2), y.copy()
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_labels_follow_pixels(number):
+    """After scale, crop and flip each label is within a pixel of the row its colour names."""
+    image, label = painted()
+    change = TrainTransform((40, 56), (90, 60), photometric=False, max_share=1.01)
+    pixels, rows = change(image, label, np.random.default_rng(number))
+    assert pixels.shape == (3, 40, 56) and rows.shape == (40, 56)
+    inside = rows != 255
+    row = torch.from_numpy(denormalise(pixels)[..., 0].astype(np.int64))
+    assert inside.any() and (row - rows)[inside].abs().max() <= 1
+
+
+def test_resized_labels_have_no_drift():
+    """The label's mean position stays: it is sampled at pixel centres, not at their corners."""
+    _, label = painted(60, 90)
+    for size in [(77, 113), (101, 151), (180, 270)]:
+        assert resize_label(label, size).mean() == pytest.approx(label.mean(), abs=0.02)
+
+
+def test_a_padded_crop_is_ignored_outside():
+    image, label = painted(20, 30)
+    change = TrainTransform((64, 64), (30, 20), (1.0, 1.0), photometric=False, max_share=1.01)
+    pixels, rows = change(image, label, np.random.default_rng(0))
+    assert (rows[20:] == 255).all() and (rows[:, 30:] == 255).all()
+    assert not pixels[:, 20:].any() and not pixels[:, :, 30:].any()
+    assert (rows[:20, :30] != 255).all()
+
+
+def test_no_class_may_cover_three_quarters_of_a_crop():
+    """Of a scene with one lonely corner of another class, the corner is found more often."""
+    label = np.zeros((64, 64), np.uint8)
+    label[:24, :24] = 1
+
+    def balanced(rows, cols):
+        return 0.25 < label[rows, cols].mean() < 0.75
+
+    places = [(slice(y, y + 32), slice(x, x + 32)) for y in range(33) for x in range(33)]
+    chance = np.mean([balanced(*place) for place in places])
+    draws = [random_crop(label, (32, 32), np.random.default_rng(n), 0.75) for n in range(1000)]
+    wanted = 1 - (1 - chance) ** 11  # the first draw and ten more
+    assert chance < 0.15 and np.mean([balanced(*d) for d in draws]) == pytest.approx(
+        wanted, abs=0.04
+    )
+
+
+def test_scale_rule_is_mmcvs():
+    """Fit inside (long, short), rounding half up; Cityscapes becomes 1025 x 2049 in the paper."""
+    assert fit_inside((1024, 2048), (2049, 1025)) == (1025, 2049)
+    assert fit_inside((500, 1000), (2048, 512)) == (512, 1024)
+    assert fit_inside((200, 2000), (2048, 512)) == (205, 2048)
+    assert fit_inside((1, 1000), (100, 50)) == (1, 100)
+
+
+def test_normalise_uses_imagenet_statistics():
+    image = np.array([[[124, 0, 255]]], np.uint8)
+    wanted = [(124 - 123.675) / 58.395, -116.28 / 57.12, (255 - 103.53) / 57.375]
+    assert normalise(image)[:, 0, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert np.array_equal(denormalise(normalise(image)), image)
+
+
+def test_resize_is_bilinear_without_smoothing():
+    """Within one grey value of torch's float result."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+    for size in [(20, 30), (57, 91)]:
+        wanted = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear")[0]
+        found = torch.from_numpy(resize_image(image, size)).permute(2, 0, 1)
+        assert (found - wanted).abs().max() <= 1
+
+
+class Fixed:
+    """A generator that draws what it is told."""
+
+    def __init__(self, coins, amounts):
+        self.coins, self.amounts = np.array(coins, float), np.array(amounts, float)
+
+    def random(self, _):
+        return 1 - self.coins  # a coin of 1 is below one half
+
+    def uniform(self, *_):
+        return self.amounts
+
+
+def test_photometric_distortion_step_by_step():
+    """Each of the four changes alone does to a colour what its definition says."""
+    image = np.array([[[100, 150, 50]]], np.uint8)
+    same = (0, 1, 1, 0)
+    none = photometric_distortion(image, Fixed([0, 0, 0, 0, 0], same))
+    assert np.array_equal(none, image)
+    brighter = photometric_distortion(image, Fixed([1, 0, 0, 0, 0], (32, 1, 1, 0)))
+    assert brighter.tolist() == [[[132, 182, 82]]]
+    for early in (0, 1):
+        contrast = photometric_distortion(image, Fixed([0, 1, 0, 0, early], (0, 1.5, 1, 0)))
+        assert contrast.tolist() == [[[150, 225, 75]]]
+    hue, saturation, value = colorsys.rgb_to_hsv(*image[0, 0] / 255)
+    dull = photometric_distortion(image, Fixed([0, 0, 1, 0, 0], (0, 1, 0.5, 0)))[0, 0]
+    wanted = np.array(colorsys.hsv_to_rgb(hue, saturation / 2, value)) * 255
+    assert np.abs(dull - wanted).max() <= 3  # in 8 bits
+    for turn in (18, -18):
+        turned = photometric_distortion(image, Fixed([0, 0, 0, 1, 0], (0, 1, 1, turn)))[0, 0]
+        wanted = np.array(colorsys.hsv_to_rgb((hue + turn / 180) % 1, saturation, value)) * 255
+        assert np.abs(turned - wanted).max() <= 3
+
+
+def test_photometric_order():
+    """Bright first, contrast after: 250 -> 255 -> 128; the image itself is not changed."""
+    image = np.full((1, 1, 3), 250, np.uint8)
+    found = photometric_distortion(image, Fixed([1, 1, 0, 0, 0], (32, 0.5, 1, 0)))
+    assert found.tolist() == [[[127, 127, 127]]] and (image == 250).all()
