@@ -1,0 +1,137 @@
+"""The figures of the book: one look, one set of class colours, errors shown beside successes."""
+
+# H W image rows and columns, K classes
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .losses import IGNORE
+
+Palette = Sequence[tuple[int, int, int]]
+
+
+def style() -> None:
+    """The book's look: small figures, no frames around images, JPEG in notebooks."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 90,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "image.interpolation": "nearest",
+            "legend.frameon": False,
+        }
+    )
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+
+
+def colour(label: np.ndarray | torch.Tensor, palette: Palette) -> np.ndarray:
+    """A label map `(H,W)` in its class colours, `(H,W,3)` uint8; ignored pixels are white."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(palette)] = palette
+    return table[np.asarray(label).astype(np.uint8)]
+
+
+def overlay(
+    image: np.ndarray, label: np.ndarray, palette: Palette, opacity: float = 0.55
+) -> np.ndarray:
+    """The class colours laid over the image, both `(H,W)`: `(H,W,3)` uint8."""
+    mixed = (1 - opacity) * image.astype(np.float32) + opacity * colour(label, palette)
+    return mixed.round().astype(np.uint8)
+
+
+def legend(classes: Sequence[str], palette: Palette) -> list[Patch]:
+    """Legend entries for class colours, for `ax.legend(handles=...)`."""
+    return [
+        Patch(facecolor=f"#{bytes(rgb).hex()}", edgecolor="0.4", label=name)
+        for name, rgb in zip(classes, palette)
+    ]
+
+
+def picture(ax: Axes, image: np.ndarray, title: str = "", **options: Any) -> None:
+    """An image or a map without ticks."""
+    ax.imshow(image, **options)
+    ax.set_title(title)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def show_predictions(
+    images: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    classes: Sequence[str],
+    palette: Palette,
+) -> Figure:
+    """One row per image: image, prediction, truth, and the wrong pixels in red."""
+    rows = len(images)
+    height = 2.6 * images[0].shape[0] / images[0].shape[1]
+    figure, axes = plt.subplots(rows, 4, figsize=(10.5, rows * height + 0.9), squeeze=False)
+    for row, (image, guess, truth) in enumerate(zip(images, predictions, labels)):
+        wrong = (guess != truth) & (truth != IGNORE)
+        faded = overlay(image, np.full(truth.shape, IGNORE), palette, 0.6)
+        faded[wrong] = (200, 30, 30)
+        share = wrong.sum() / max(1, (truth != IGNORE).sum())
+        shown = (image, colour(guess, palette), colour(truth, palette), faded)
+        titles = ("image", "prediction", "truth", f"wrong: {100 * share:.0f} % of the pixels")
+        for ax, pixels, title in zip(axes[row], shown, titles):
+            picture(ax, pixels, title if row == 0 or ax is axes[row][3] else "")
+    figure.legend(
+        handles=legend(classes, palette), loc="outside lower center", ncols=min(len(classes), 8)
+    )
+    return figure
+
+
+def show_run(records: dict[str, dict[str, Any]], baselines: dict[str, float]) -> Figure:
+    """mIoU of runs against the step, with horizontal lines for what needs no network."""
+    figure, ax = plt.subplots(figsize=(7, 3.4))
+    for name, record in records.items():
+        steps = [e["step"] for e in record["evaluations"]]
+        ax.plot(steps, [100 * e["miou"] for e in record["evaluations"]], "o-", ms=4, label=name)
+    for style, (name, miou) in zip((":", "--", "-."), baselines.items()):
+        ax.axhline(100 * miou, color="0.4", ls=style, label=f"{name} ({100 * miou:.1f})")
+    ax.set(xlabel="training step", ylabel="mIoU on the validation split, %", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def show_losses(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Loss against the step: `{name: (steps, losses)}`."""
+    figure, ax = plt.subplots(figsize=(7, 3))
+    for name, (steps, losses) in curves.items():
+        ax.plot(steps, losses, label=name)
+    ax.set(xlabel="training step", ylabel="loss, all heads", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def show_confusion(counts: Any, classes: Sequence[str]) -> Figure:
+    """The confusion matrix by rows: of each true class, the share given to each prediction."""
+    matrix = np.asarray(counts, dtype=float)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = 1.6 + 0.5 * len(classes)
+    figure, ax = plt.subplots(figsize=(side + 0.8, side))
+    ax.imshow(share, cmap="viridis", vmin=0, vmax=1)
+    for row, col in np.ndindex(*share.shape):
+        if share[row, col] >= 0.005:
+            tone = "black" if share[row, col] > 0.6 else "white"
+            text = f"{100 * share[row, col]:.0f}"
+            ax.text(col, row, text, ha="center", va="center", fontsize=8, color=tone)
+    ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    ax.set_yticks(range(len(classes)), classes)
+    ax.set(xlabel="predicted", ylabel="true (each row adds up to 100 %)")
+    ax.spines[:].set_visible(False)
+    return figure

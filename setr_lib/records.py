@@ -1,0 +1,84 @@
+"""What a run leaves behind: enough to know what was run, on what, and what came out."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .files import read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "data" / "records"  # the committed ones
+
+
+def load_record(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """A record by the name of its folder in `data/records`, or by the path of a run folder.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists the committed ones.
+    """
+    for folder in (RECORDS / name, Path(name)):
+        if (folder / "record.json").is_file():
+            return read_json(folder / "record.json")
+    raise FileNotFoundError(
+        f"no record {name}; data/records holds {', '.join(list_records()) or 'none'}"
+    )
+
+
+def list_records() -> list[str]:
+    """The names of the committed records."""
+    return sorted(path.parent.name for path in RECORDS.glob("*/record.json"))
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Commit, hardware and versions: what a number has to carry to be believed."""
+    return {"commit": git_commit(), "hardware": hardware(device), "versions": versions()}
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with `+changes` if it is not what is on disk."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Processor, threads, and the GPU if one is used."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    found: dict[str, Any] = {
+        "device": device.type,
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "pillow", "setr-lib"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "from the checkout"
+    return found
