@@ -1,0 +1,210 @@
+"""The command line: words to calls, nothing else. `python -m setr_lib --help`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .datasets import load_dataset
+from .download import ARCHIVES, download
+from .evaluation import Scores, evaluate, predict, scores, to_pixels
+from .files import whole_file, write_json
+from .geometry import patch_grid
+from .model import SETR, create_model
+from .plots import colour, overlay
+from .priors import prior_scores
+from .recipes import Recipe, list_recipes
+from .training import default_device, train
+from .weights import load_checkpoint
+
+FACTS = {  # of a recipe that the command line can replace
+    "schedule": int, "rate": float, "batch": int, "seed": int, "optimiser": str,
+    "head_factor": float, "floor": float, "weight_decay": float, "average": str,
+    "evaluate_every": int,
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 2 a mistake that is explained, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"setr_lib {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m setr_lib", description="SETR, step by step.")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        text = (run.__doc__ or "").strip()
+        added = verbs.add_parser(name, help=text.splitlines()[0], description=text)
+        added.set_defaults(run=run)
+        return added
+
+    one = verb("summary", _summary)
+    one.add_argument("model", help="for example setr_pup_large")
+    one.add_argument("--image-size", type=int, nargs="+", default=[512], metavar="PIXELS")
+    one.add_argument("--classes", type=int, default=150)
+
+    one = verb("download", _download)
+    one.add_argument("dataset", choices=sorted(ARCHIVES))
+    one.add_argument("--root", default="data")
+
+    one = verb("train", _train)
+    one.add_argument("recipe", help=", ".join(list_recipes()))
+    one.add_argument("--out", help="the run folder; runs/RECIPE if not given")
+    one.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    one.add_argument("--steps", type=int, help="stop after so many steps in all")
+    one.add_argument("--root", default="data", help="the folder with the data sets")
+    one.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
+    one.add_argument("--workers", type=int, default=0, help="processes that prepare the crops")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
+    for fact, kind in FACTS.items():
+        one.add_argument(f"--{fact.replace('_', '-')}", type=kind, help="replaces the recipe's")
+
+    one = verb("evaluate", _evaluate)
+    one.add_argument(
+        "checkpoint", nargs="?", help="the newest runs/*/best.safetensors if not given"
+    )
+    one.add_argument("--data", help="the data set; the one it was trained on if not given")
+    one.add_argument("--split", default="val")
+    one.add_argument("--root", default="data")
+    one.add_argument("--json", help="write the scores to this file too")
+    one.add_argument("--device")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    one = verb("predict", _predict)
+    one.add_argument("image")
+    one.add_argument("--checkpoint", help="the newest runs/*/best.safetensors if not given")
+    one.add_argument("--out", default="overlay.png", help="the image with the classes laid over it")
+    one.add_argument("--mask", help="write the class numbers to this PNG too, with the palette")
+    one.add_argument("--opacity", type=float, default=0.55)
+    one.add_argument("--device")
+
+    one = verb("baselines", _baselines)
+    one.add_argument("dataset")
+    one.add_argument("--split", default="val")
+    one.add_argument("--root", default="data")
+    one.add_argument("--json", help="write the scores to this file too")
+    return parser
+
+
+def _summary(options: argparse.Namespace) -> None:
+    """What a model is made of: parameters by part, tokens."""
+    size = tuple(options.image_size * 2)[:2]
+    model = create_model(options.model, options.classes, size)
+    parts = {
+        "encoder": model.encoder,
+        "neck": model.neck,
+        "head": model.head,
+        "auxiliary heads": model.aux_heads,
+    }
+    print(f"{options.model}, {options.classes} classes, {size[0]}x{size[1]} pixels")
+    for name, part in parts.items():
+        if part is not None:
+            print(f"  {name:16}{sum(p.numel() for p in part.parameters()):>13,} parameters")
+    print(f"  {'all':16}{sum(p.numel() for p in model.parameters()):>13,} parameters")
+    rows, cols = patch_grid(size, model.config.patch_size)
+    print(f"  {rows} x {cols} = {rows * cols} patch tokens of width {model.config.width}")
+
+
+def _download(options: argparse.Namespace) -> None:
+    """Fetch a data set, check it and unpack it under data/."""
+    print(f"{options.dataset} is in {download(options.dataset, options.root)}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Train by a recipe and write the run folder."""
+    facts = {fact: getattr(options, fact) for fact in FACTS}
+    out = options.out or f"runs/{options.recipe}"
+    record = train(
+        options.recipe, out, options.resume, options.steps, options.root, options.device,
+        options.workers, not options.quiet, **{k: v for k, v in facts.items() if v is not None},
+    )  # fmt: skip
+    print(f"{100 * record['last']['miou']:.1f} mIoU after {record['step']} steps and "
+          f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    """Score a checkpoint on a data set: IoU per class, mIoU, accuracy."""
+    model, recipe, about = _load(options)
+    dataset = load_dataset(options.data or recipe.dataset, options.split, options.root)
+    if tuple(about["classes"]) != dataset.classes:
+        raise ValueError(
+            f"the checkpoint has the {len(about['classes'])} classes of {recipe.dataset}, "
+            f"{dataset.name} has {len(dataset.classes)}: evaluate it on data with its own classes"
+        )
+    counts = evaluate(model, dataset, recipe.scale, recipe.window, recipe.stride, not options.quiet)
+    _report({f"{recipe.name}, step {about['step']}": scores(counts)}, dataset.classes, options.json)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    """Find the class of every pixel of an image and lay the classes over it."""
+    pixels = to_pixels(options.image)
+    model, recipe, about = _load(options)
+    label = predict(model, pixels, scale=recipe.scale, window=recipe.window, stride=recipe.stride)
+    with whole_file(options.out) as temporary:
+        Image.fromarray(overlay(pixels, label, about["palette"], options.opacity)).save(temporary)
+    if options.mask:
+        mask = Image.fromarray(label)
+        mask.putpalette(colour(np.arange(256), about["palette"]).tobytes())
+        with whole_file(options.mask) as temporary:
+            mask.save(temporary)
+    shares = {name: (label == k).mean() for k, name in enumerate(about["classes"])}
+    found = sorted(((s, n) for n, s in shares.items() if s >= 0.005), reverse=True)
+    print(", ".join(f"{n} {100 * s:.0f} %" for s, n in found), f"-> {options.out}")
+
+
+def _baselines(options: argparse.Namespace) -> None:
+    """Score two guesses that never look: the majority class, and the commonest class per place."""
+    train_set, test = (
+        load_dataset(options.dataset, s, options.root) for s in ("train", options.split)
+    )
+    found = {name: scores(counts) for name, counts in prior_scores(train_set, test).items()}
+    _report(found, test.classes, options.json)
+
+
+def _load(options: argparse.Namespace) -> tuple[SETR, Recipe, dict]:
+    path = options.checkpoint
+    if path is None:
+        runs = sorted(Path("runs").glob("*/best.safetensors"), key=lambda p: p.stat().st_mtime)
+        if not runs:
+            raise FileNotFoundError(
+                "there is no runs/*/best.safetensors; train one (python -m setr_lib train "
+                "camvid_naive_tiny) or name a checkpoint"
+            )
+        path = runs[-1]
+        print(f"using {path}", file=sys.stderr)
+    model, about = load_checkpoint(path, options.device or default_device())
+    return model, Recipe.from_dict(about["recipe"]), about
+
+
+def _report(found: dict[str, Scores], classes: tuple[str, ...], json_file: str | None) -> None:
+    """IoU per class and the means, as a table and as JSON."""
+    print("IoU in %".ljust(15), *(f"{name:>18}" for name in found))
+    for k, name in enumerate(classes):
+        print(name.ljust(15), *(f"{100 * s.iou[k]:18.1f}" for s in found.values()))
+    for name in ("miou", "accuracy", "mean_accuracy"):
+        print(name.ljust(15), *(f"{100 * getattr(s, name):18.1f}" for s in found.values()))
+    if json_file:
+        plain = {
+            name: {
+                "miou": s.miou, "accuracy": s.accuracy, "mean_accuracy": s.mean_accuracy,
+                "iou": {c: None if v != v else v for c, v in zip(classes, s.iou.tolist())},
+            }
+            for name, s in found.items()
+        }  # fmt: skip
+        write_json(json_file, plain)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

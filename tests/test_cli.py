@@ -1,0 +1,115 @@
+"""The command line does what the README says, and a mistake ends in one line, no traceback."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from setr_lib import recipes
+from setr_lib.__main__ import main
+from setr_lib.shapes import PALETTE
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch, small_recipe):
+    """A run folder that `train` wrote, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(recipes.RECIPES, "shapes_naive_tiny", small_recipe)
+    assert main(["train", "shapes_naive_tiny", "--quiet", "--device", "cpu"]) == 0
+    return tmp_path / "runs" / "shapes_naive_tiny"
+
+
+def test_train_evaluate_predict(trained, tmp_path, capsys):
+    """The three commands in a row; evaluation gives the record's number."""
+    record = json.loads((trained / "record.json").read_text())
+    best = str(trained / "best.safetensors")
+    assert main(["evaluate", best, "--quiet", "--json", "scores.json"]) == 0
+    table = capsys.readouterr().out
+    assert f"{100 * record['best']['miou']:.1f}" in table and "fence" in table
+    (found,) = json.loads((tmp_path / "scores.json").read_text()).values()
+    assert found["miou"] == record["best"]["miou"]
+    assert list(found["iou"].values()) == record["best"]["iou"]
+
+    Image.fromarray(np.full((15, 33, 3), 120, np.uint8)).save("x.jpg")
+    assert main(["predict", "x.jpg", "--out", "overlay.png", "--mask", "mask.png"]) == 0
+    assert Image.open("overlay.png").size == Image.open("mask.png").size == (33, 15)
+    mask = Image.open("mask.png")
+    assert mask.mode == "P" and np.array(mask).max() < 8
+    assert tuple(mask.getpalette()[:24]) == sum(PALETTE, ())
+
+
+def test_resume_from_the_command_line(tmp_path, monkeypatch, small_recipe, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(recipes.RECIPES, "shapes_naive_tiny", small_recipe)
+    start = ["train", "shapes_naive_tiny", "--out", "here", "--quiet"]
+    assert main([*start, "--steps", "4"]) == 0
+    assert main([*start, "--resume"]) == 0
+    record = json.loads((tmp_path / "here" / "record.json").read_text())
+    assert record["finished"]
+    assert f"{100 * record['last']['miou']:.1f} mIoU after 12 steps" in capsys.readouterr().out
+
+
+def test_facts_of_a_recipe_can_be_replaced(tmp_path, monkeypatch, small_recipe):
+    monkeypatch.setitem(recipes.RECIPES, "shapes_naive_tiny", small_recipe)
+    words = ["--schedule", "2", "--rate", "0.5", "--optimiser", "sgd", "--seed", "9"]
+    assert (
+        main(["train", "shapes_naive_tiny", "--out", str(tmp_path / "x"), "--quiet", *words]) == 0
+    )
+    found = json.loads((tmp_path / "x" / "record.json").read_text())["recipe"]
+    assert [found[k] for k in ("schedule", "rate", "optimiser", "seed")] == [2, 0.5, "sgd", 9]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "camvid_naive_tny"], "did you mean camvid_naive_tiny"),
+        (["train", "camvid_naive_tiny"], "setr_lib download camvid"),
+        (["summary", "setr_pup_larg"], "did you mean setr_pup_large"),
+        (["evaluate"], "no runs/*/best.safetensors; train one"),
+        (["evaluate", "no.safetensors"], "there is no checkpoint no.safetensors"),
+        (["predict", "no.jpg"], "there is no image no.jpg"),
+        (["baselines", "camvid"], "setr_lib download camvid"),
+        (["baselines", "cityscape"], "unknown data set 'cityscape'"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and not said.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_classes_is_refused(trained, tmp_path, capsys):
+    for folder, array in (("val", np.zeros((6, 8, 3))), ("valannot", np.zeros((6, 8)))):
+        (tmp_path / "data" / "camvid" / folder).mkdir(parents=True)
+        file = tmp_path / "data" / "camvid" / folder / "a.png"
+        Image.fromarray(array.astype(np.uint8)).save(file)
+    assert main(["evaluate", "--data", "camvid"]) == 2
+    assert "has the 8 classes of shapes, camvid has 11" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(trained, capsys):
+    file = trained / "best.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    assert main(["evaluate", str(file)]) == 2
+    assert "best.safetensors is damaged" in capsys.readouterr().err
+
+
+def test_summary_counts_the_parts(capsys):
+    assert main(["summary", "setr_mla_tiny", "--image-size", "360", "480", "--classes", "11"]) == 0
+    said = capsys.readouterr().out
+    assert "23 x 30 = 690 patch tokens of width 192" in said and "neck" in said
+    parts = [int(line.split()[-2].replace(",", "")) for line in said.splitlines()[1:-1]]
+    assert sum(parts[:-1]) == parts[-1]
+
+
+def test_help_lists_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "setr_lib", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("summary", "download", "train", "evaluate", "predict", "baselines"):
+        assert command in done.stdout
