@@ -1,0 +1,171 @@
+"""Keep the chapters' files stable: execute them, normalise them, check them.
+
+    python tools/notebooks.py execute [book/x.ipynb ...]    run top to bottom, then normalise
+    python tools/notebooks.py normalise [book/x.ipynb ...]  rewrite the files in their one form
+    python tools/notebooks.py check                         fail if a file is not in that form
+    python tools/notebooks.py address URL                   the repository's new address, everywhere
+
+The one form: output and counts of one run from top to bottom, no metadata but tags, no widget
+state, the bootstrap cell from its template, and no output of cells that show other people's data
+(tag `needs-data`).
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = Path(__file__).with_name("bootstrap.py")
+MAX_BYTES = 600_000
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+
+def chapters() -> list[Path]:
+    """Every notebook of the book, by name."""
+    return sorted((ROOT / "book").glob("*.ipynb"))
+
+
+def address() -> str:
+    """The repository's address; `_config.yml` is where it stands."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+
+
+def execute(path: Path) -> None:
+    """Run a chapter from top to bottom in its folder and store the outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    normalise(notebook)  # the newest bootstrap cell is the one to run
+    NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        store_widget_state=False,
+    ).execute()
+    write(notebook, path)
+
+
+def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    path.write_text(text_of(notebook))
+
+
+def text_of(notebook: nbformat.NotebookNode) -> str:
+    """The normalised file."""
+    normalise(notebook)
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook, version=nbformat.NO_CONVERT).rstrip("\n") + "\n"
+
+
+def normalise(notebook: nbformat.NotebookNode) -> None:
+    """Bring a notebook into its one form, in place."""
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": language})
+    count = 0
+    for cell in notebook.cells:
+        tags = list(cell.metadata.get("tags", []))
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.source = cell.source.rstrip()
+        cell.pop("attachments", None)
+        if cell.cell_type != "code":
+            continue
+        if "bootstrap" in tags:
+            cell.source = TEMPLATE.read_text().rstrip().replace("REPOSITORY_URL", address())
+        count += 1
+        ran = cell.execution_count is not None
+        cell.execution_count = count if ran else None
+        cell.outputs = [] if "needs-data" in tags else _outputs(cell.outputs, count)
+
+
+def _outputs(outputs: list[Any], count: int) -> list[Any]:
+    """Streams merged, no metadata, no widget where a page has something to show instead."""
+    kept: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+            if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
+                kept[-1].text += output.text
+                continue
+        if output.output_type == "execute_result":
+            output.execution_count = count
+        if "metadata" in output:
+            output.metadata = {}
+        if "data" in output and "text/html" in output.data:
+            output.data.pop("application/vnd.jupyter.widget-view+json", None)
+        kept.append(output)
+    return kept
+
+
+def problems(path: Path) -> list[str]:
+    """Why a chapter is not in its one form; empty if it is."""
+    found = []
+    text = path.read_text()
+    notebook = nbformat.reads(text, as_version=4)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in codes] != list(range(1, len(codes) + 1)):
+        found.append("was not run once from top to bottom")
+    if len(text.encode()) > MAX_BYTES:
+        found.append(f"has {len(text.encode())} bytes, more than {MAX_BYTES}")
+    for cell in codes:
+        lines = cell.source.splitlines()
+        tags = cell.metadata.get("tags", [])
+        if len(lines) > 20 and "bootstrap" not in tags:
+            found.append(f"has a cell of {len(lines)} lines, more than 20: {lines[0]}")
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                found.append(f"prints to stderr: {output.text.strip()[:80]}")
+            if output.output_type == "error" and "raises-exception" not in tags:
+                found.append(f"ends in {output.ename}: {output.evalue[:80]}")
+    if text_of(notebook) != text:
+        found.append("is not normalised: python tools/notebooks.py normalise")
+    return [f"{path.name} {problem}" for problem in found]
+
+
+def set_address(url: str) -> None:
+    """Replace the repository's address in every tracked file."""
+    match = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", url)
+    if not match:
+        sys.exit(f"{url} is no address of the form https://github.com/OWNER/REPOSITORY")
+    old, new = address().removeprefix("https://github.com/"), match[1]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.suffix not in {".md", ".ipynb", ".yml", ".toml", ".cff"}:
+            continue
+        before = path.read_text()
+        if old in before:
+            path.write_text(before.replace(old, new))
+            print(f"{name}: {before.count(old)} times")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=["execute", "normalise", "check", "address"])
+    parser.add_argument("arguments", nargs="*")
+    options = parser.parse_args()
+    if options.verb == "address":
+        return set_address(*options.arguments)
+    paths = [Path(name) for name in options.arguments] or chapters()
+    if options.verb == "check":
+        found = [problem for path in paths for problem in problems(path)]
+        sys.exit("\n".join(found) or 0)
+    for path in paths:
+        if options.verb == "execute":
+            execute(path)
+        else:
+            write(nbformat.read(path, as_version=4), path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
