@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .datasets import load_dataset
@@ -17,6 +18,7 @@ from .model import SETR, create_model
 from .plots import colour, overlay
 from .priors import prior_scores
 from .recipes import Recipe, list_recipes
+from .records import surroundings
 from .training import default_device, train
 from .weights import load_checkpoint
 
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset")
     one.add_argument("--split", default="val")
     one.add_argument("--root", default="data")
-    one.add_argument("--json", help="write the scores to this file too")
+    one.add_argument("--out", help="write a record to this folder too")
     return parser
 
 
@@ -144,7 +146,9 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"{dataset.name} has {len(dataset.classes)}: evaluate it on data with its own classes"
         )
     counts = evaluate(model, dataset, recipe.scale, recipe.window, recipe.stride, not options.quiet)
-    _report({f"{recipe.name}, step {about['step']}": scores(counts)}, dataset.classes, options.json)
+    found = _report({f"{recipe.name}, step {about['step']}": scores(counts)}, dataset.classes)
+    if options.json:
+        write_json(options.json, {"dataset": dataset.name, "split": options.split, "scores": found})
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -170,7 +174,12 @@ def _baselines(options: argparse.Namespace) -> None:
         load_dataset(options.dataset, s, options.root) for s in ("train", options.split)
     )
     found = {name: scores(counts) for name, counts in prior_scores(train_set, test).items()}
-    _report(found, test.classes, options.json)
+    plain = _report(found, test.classes)
+    if options.out:
+        about = {"dataset": options.dataset, "split": options.split, "scores": plain}
+        write_json(
+            Path(options.out) / "record.json", {**about, **surroundings(torch.device("cpu"))}
+        )
 
 
 def _load(options: argparse.Namespace) -> tuple[SETR, Recipe, dict]:
@@ -188,22 +197,14 @@ def _load(options: argparse.Namespace) -> tuple[SETR, Recipe, dict]:
     return model, Recipe.from_dict(about["recipe"]), about
 
 
-def _report(found: dict[str, Scores], classes: tuple[str, ...], json_file: str | None) -> None:
-    """IoU per class and the means, as a table and as JSON."""
+def _report(found: dict[str, Scores], classes: tuple[str, ...]) -> dict[str, dict]:
+    """Print IoU per class and the means as a table; return them as plain values."""
     print("IoU in %".ljust(15), *(f"{name:>18}" for name in found))
     for k, name in enumerate(classes):
         print(name.ljust(15), *(f"{100 * s.iou[k]:18.1f}" for s in found.values()))
     for name in ("miou", "accuracy", "mean_accuracy"):
         print(name.ljust(15), *(f"{100 * getattr(s, name):18.1f}" for s in found.values()))
-    if json_file:
-        plain = {
-            name: {
-                "miou": s.miou, "accuracy": s.accuracy, "mean_accuracy": s.mean_accuracy,
-                "iou": {c: None if v != v else v for c, v in zip(classes, s.iou.tolist())},
-            }
-            for name, s in found.items()
-        }  # fmt: skip
-        write_json(json_file, plain)
+    return {name: s.to_dict(classes) for name, s in found.items()}
 
 
 if __name__ == "__main__":

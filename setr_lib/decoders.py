@@ -1,14 +1,17 @@
 """The three decoders of SETR and their auxiliary heads: from tokens back to maps of class scores.
 
-The authors' network, layer for layer (fudan-zvg/SETR: `vit_up_head.py`, `vit_mla_head.py`,
-`mla.py`), without the classifier that every one of their heads carries and never calls. A head
-returns its scores at its own resolution, before the last resize to the image.
+Layer for layer the authors' network (fudan-zvg/SETR: `vit_up_head.py`, `vit_mla_head.py`, `mla.py`)
+without the classifier that each of their heads carries and never calls, or the network that
+mmsegmentation calls by the same name (`setr_up_head.py`, `setr_mla_head.py`, `mla_neck.py`). Where
+the two differ is said in `UPSAMPLING` and `MLA`, and nowhere else.
 
-An encoder norm does not exist: every Naive and PUP head normalises the tokens itself, MLA once
-per stream in its neck.
+The encoder has no last norm: every Naive and PUP head normalises the tokens itself, MLA once per
+stream in its neck.
 """
 
 # B batch, N tokens, D width, Y X patch rows and columns, C channels, K classes
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,62 +19,70 @@ from torch import Tensor, nn
 from .geometry import Size, resize
 
 
-class NaiveHead(nn.Module):
-    """Classify each token; the one resize to the image comes after. Paper 3.3, main and auxiliary.
+class Upsampling(NamedTuple):
+    """A Naive or PUP head: one convolution per entry of `factors`, each followed by that resize."""
 
-    norm -> 1x1 conv to `channels`, BN, ReLU -> 1x1 conv to `classes`, at the patch grid.
+    kernel: int
+    factors: tuple[int, ...]
+    conv_bias: bool
+
+
+UPSAMPLING = {
+    "authors": {
+        "naive": Upsampling(1, (1,), conv_bias=True),
+        "naive auxiliary": Upsampling(1, (1,), conv_bias=True),
+        # PUP's fourth x2 leads to the image: it is the last resize, which the model does.
+        "pup": Upsampling(3, (2, 2, 2, 1), conv_bias=True),
+        "pup auxiliary": Upsampling(3, (4,), conv_bias=True),
+    },
+    "mmseg": {
+        "naive": Upsampling(1, (4,), conv_bias=False),
+        "naive auxiliary": Upsampling(1, (4, 4), conv_bias=False),  # Cityscapes: (4,)
+        "pup": Upsampling(3, (2, 2, 2, 2), conv_bias=False),
+        "pup auxiliary": Upsampling(3, (4, 4), conv_bias=False),
+    },
+}
+
+
+class MLAGraph(NamedTuple):
+    """What the two networks called MLA do not share."""
+
+    align_corners: bool  # of the x4 of each stream
+    classifier_kernel: int
+    deepest_first: bool  # order of the streams before the classifier, and of the auxiliary heads
+    aux_bias: bool
+
+
+MLA = {
+    "authors": MLAGraph(True, 3, deepest_first=False, aux_bias=False),
+    "mmseg": MLAGraph(False, 1, deepest_first=True, aux_bias=True),
+}
+
+
+class UpsamplingHead(nn.Module):
+    """Naive, PUP and their auxiliary heads. Paper 3.3.
+
+    Norm; then per factor a convolution, BN, ReLU and a resize by the factor; then the 1x1
+    classifier. The classifier is called before the last resize: the two commute, and the map is
+    smaller there.
     """
 
-    def __init__(self, width: int, channels: int, classes: int) -> None:
+    def __init__(self, width: int, channels: int, classes: int, graph: Upsampling) -> None:
         super().__init__()
+        self.factors = graph.factors
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.conv = ConvBNReLU(width, channels, 1)
-        self.classifier = nn.Conv2d(channels, classes, 1)
-
-    def forward(self, tokens: Tensor, grid: Size) -> Tensor:
-        """Tokens `(B,N,D)` -> scores `(B,K,Y,X)`."""
-        return self.classifier(self.conv(to_map(self.norm(tokens), grid)))
-
-
-class PUPHead(nn.Module):
-    """Progressive upsampling: four 3x3 convolutions with a x2 resize after each. Paper 3.3.
-
-    The fourth resize is left to the caller: the 1x1 classifier commutes with it, and before it
-    the map is four times smaller (the authors classify at 1/2 too).
-    """
-
-    def __init__(self, width: int, channels: int, classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        inputs = [width] + [channels] * (len(graph.factors) - 1)
         self.convs = nn.ModuleList(
-            ConvBNReLU(width if stage == 0 else channels, channels, 3) for stage in range(4)
+            ConvBNReLU(size, channels, graph.kernel, graph.conv_bias) for size in inputs
         )
         self.classifier = nn.Conv2d(channels, classes, 1)
 
     def forward(self, tokens: Tensor, grid: Size) -> Tensor:
-        """Tokens `(B,N,D)` -> scores `(B,K,8Y,8X)`."""
-        maps = self.convs[0](to_map(self.norm(tokens), grid))
-        for conv in self.convs[1:]:
-            maps = conv(resize(maps, (2 * maps.shape[-2], 2 * maps.shape[-1])))
-        return self.classifier(maps)
-
-
-class PUPAuxHead(nn.Module):
-    """PUP's auxiliary head: one 3x3 convolution, x4, classifier.
-
-    The classifier comes before the x4 here: the two commute, and the map is 16 times smaller.
-    """
-
-    def __init__(self, width: int, channels: int, classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.conv = ConvBNReLU(width, channels, 3)
-        self.classifier = nn.Conv2d(channels, classes, 1)
-
-    def forward(self, tokens: Tensor, grid: Size) -> Tensor:
-        """Tokens `(B,N,D)` -> scores `(B,K,4Y,4X)`."""
-        scores = self.classifier(self.conv(to_map(self.norm(tokens), grid)))
-        return resize(scores, (4 * grid[0], 4 * grid[1]))
+        """Tokens `(B,N,D)` -> scores `(B,K,f*Y,f*X)`, f the product of the factors."""
+        maps = to_map(self.norm(tokens), grid)
+        for conv, factor in zip(self.convs[:-1], self.factors):
+            maps = enlarge(conv(maps), factor)
+        return enlarge(self.classifier(self.convs[-1](maps)), self.factors[-1])
 
 
 class MLANeck(nn.Module):
@@ -99,51 +110,48 @@ class MLANeck(nn.Module):
         ]
         for stream in (2, 1, 0):  # top-down: each map receives all deeper ones
             maps[stream] = maps[stream] + maps[stream + 1]
-        return [fuse(stream) for fuse, stream in zip(self.fusions, maps, strict=True)]
+        return [fuse(fused) for fuse, fused in zip(self.fusions, maps, strict=True)]
 
 
 class MLAHead(nn.Module):
-    """Multi-level aggregation, second half: each map to half the channels and x4, then classify.
+    """Multi-level aggregation, second half: each map to half the channels and x4, then classify."""
 
-    The x4 aligns the corners and the classifier is 3x3, both as in the authors' code.
-    """
-
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, graph: MLAGraph) -> None:
         super().__init__()
-        half = channels // 2
+        half, kernel = channels // 2, graph.classifier_kernel
+        self.graph = graph
         self.streams = nn.ModuleList(
             nn.Sequential(
                 ConvBNReLU(channels, half, 3, bias=False), ConvBNReLU(half, half, 3, bias=False)
             )
             for _ in range(4)
         )
-        self.classifier = nn.Conv2d(4 * half, classes, 3, padding=1)
+        self.classifier = nn.Conv2d(4 * half, classes, kernel, padding=kernel // 2)
 
-    def forward(self, maps: list[Tensor], grid: Size) -> Tensor:
+    def forward(self, maps: list[Tensor]) -> Tensor:
         """Four `(B,C,Y,X)`, shallowest first -> scores `(B,K,4Y,4X)`."""
-        size = (4 * grid[0], 4 * grid[1])
-        enlarged = [
-            resize(stream(m), size, align_corners=True)
-            for stream, m in zip(self.streams, maps, strict=True)
+        streams = [
+            enlarge(stream(fused), 4, self.graph.align_corners)
+            for stream, fused in zip(self.streams, maps, strict=True)
         ]
-        return self.classifier(torch.cat(enlarged, dim=1))
+        return self.classifier(torch.cat(streams[:: -1 if self.graph.deepest_first else 1], dim=1))
 
 
 class MLAAuxHead(nn.Module):
-    """MLA's auxiliary head: one 1x1 classifier without bias on a fused map, `(B,K,Y,X)`."""
+    """MLA's auxiliary head: one 1x1 classifier on a fused map, `(B,C,Y,X)` -> `(B,K,Y,X)`."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, graph: MLAGraph) -> None:
         super().__init__()
-        self.classifier = nn.Conv2d(channels, classes, 1, bias=False)
+        self.classifier = nn.Conv2d(channels, classes, 1, bias=graph.aux_bias)
 
-    def forward(self, maps: Tensor, grid: Size) -> Tensor:
+    def forward(self, maps: Tensor) -> Tensor:
         return self.classifier(maps)
 
 
 class ConvBNReLU(nn.Module):
     """Convolution that keeps the size, batch norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
         self.bn = nn.BatchNorm2d(outputs)
@@ -155,3 +163,8 @@ class ConvBNReLU(nn.Module):
 def to_map(tokens: Tensor, grid: Size) -> Tensor:
     """Tokens `(B,N,D)`, rows first -> map `(B,D,Y,X)`."""
     return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def enlarge(maps: Tensor, factor: int, align_corners: bool = False) -> Tensor:
+    """Bilinear resize of `(B,C,h,w)` by a whole factor."""
+    return resize(maps, (factor * maps.shape[-2], factor * maps.shape[-1]), align_corners)

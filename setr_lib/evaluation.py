@@ -2,10 +2,12 @@
 
 # B batch, H W image rows and columns, K classes
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +74,12 @@ class Scores:
     iou: Tensor
     accuracy: float
     mean_accuracy: float
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """As plain values for JSON, IoU by class name; NaN, which JSON lacks, becomes None."""
+        iou = {name: None if math.isnan(v) else v for name, v in zip(classes, self.iou.tolist())}
+        means = {"accuracy": self.accuracy, "mean_accuracy": self.mean_accuracy}
+        return {"miou": self.miou, **means, "iou": iou}
 
 
 def scores(counts: Pixels) -> Scores:

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .decoders import MLAAuxHead, MLAHead, MLANeck, NaiveHead, PUPAuxHead, PUPHead
+from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
 from .encoder import Encoder
 from .errors import unknown
-from .geometry import Size, as_size, grid_to_image, patch_grid
+from .geometry import Size, as_size, grid_to_image, patch_grid, resize
 from .losses import segmentation_loss
 
 DECODERS = ("naive", "pup", "mla")
@@ -47,11 +47,14 @@ class SETRConfig:
             by default the published ones for 12 and 24 blocks. Naive and PUP: the last is the main
             head's. MLA: exactly four streams.
         channels: hidden width of the heads (MLA's streams end at half of it).
-        graph: `"authors"`, the network of the authors' code.
+        graph: `"authors"`, the network of the authors' code, or `"mmseg"`, the one that
+            mmsegmentation calls by the same name; `setr_lib.decoders` shows where they differ.
         aux: whether the auxiliary heads exist. They are used by the loss, never by `model(images)`.
         patch_size: side of a patch in pixels.
         patch_bias: whether the patch embedding has a bias.
         in_chans: channels of the image.
+        aux_convs: convolutions of an auxiliary Naive or PUP head; 0: as many as the graph has.
+            (mmsegmentation's Naive has 2 in its ADE20K configuration, 1 in that of Cityscapes.)
 
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.
@@ -70,13 +73,14 @@ class SETRConfig:
     patch_size: int = 16
     patch_bias: bool = True
     in_chans: int = 3
+    aux_convs: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder is {self.decoder!r}; choose one of {', '.join(DECODERS)}")
-        if self.graph != "authors":
-            raise ValueError(f"graph is {self.graph!r}; only 'authors' is built so far")
+        if self.graph not in UPSAMPLING:
+            raise ValueError(f"graph is {self.graph!r}; choose one of {', '.join(UPSAMPLING)}")
         for name in (
             "num_classes",
             "width",
@@ -102,6 +106,12 @@ class SETRConfig:
         if self.decoder == "mla" and len(layers) != 4:
             raise ValueError(f"MLA reads exactly 4 layers, got {len(layers)}: {layers}")
 
+    @property
+    def aux_layers(self) -> tuple[int, ...]:
+        """The blocks that the auxiliary heads read; in the authors' PUP also the main head's."""
+        both = self.decoder == "mla" or (self.decoder == "pup" and self.graph == "authors")
+        return self.layers if both else self.layers[:-1]
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SETRConfig":
         """The way back from `dataclasses.asdict` through JSON, which knows lists only."""
@@ -126,20 +136,21 @@ class SETR(nn.Module):
             c.image_size, c.width, c.depth, c.heads, c.patch_size,
             "dropped" if c.decoder == "mla" else "kept", c.patch_bias, c.in_chans,
         )  # fmt: skip
-        head = (c.width, c.channels, c.num_classes)
         self.neck: MLANeck | None = None
         self.head: nn.Module
         aux: list[nn.Module]
-        if c.decoder == "naive":
-            self.head = NaiveHead(*head)
-            aux = [NaiveHead(*head) for _ in c.layers[:-1]]
-        elif c.decoder == "pup":
-            self.head = PUPHead(*head)
-            aux = [PUPAuxHead(*head) for _ in c.layers]  # the main head's layer has one too
-        else:
+        if c.decoder == "mla":
+            graph = MLA[c.graph]
             self.neck = MLANeck(c.width, c.channels)
-            self.head = MLAHead(c.channels, c.num_classes)
-            aux = [MLAAuxHead(c.channels, c.num_classes) for _ in c.layers]
+            self.head = MLAHead(c.channels, c.num_classes, graph)
+            aux = [MLAAuxHead(c.channels, c.num_classes, graph) for _ in c.layers]
+        else:
+            sizes, heads = (c.width, c.channels, c.num_classes), UPSAMPLING[c.graph]
+            self.head = UpsamplingHead(*sizes, heads[c.decoder])
+            small = heads[f"{c.decoder} auxiliary"]
+            if c.aux_convs:
+                small = small._replace(factors=small.factors[:1] * c.aux_convs)
+            aux = [UpsamplingHead(*sizes, small) for _ in c.aux_layers]
         self.aux_heads = nn.ModuleList(aux if c.aux else [])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -185,15 +196,22 @@ class SETR(nn.Module):
         """Every head's scores before its last resize.
 
         Returns:
-            `{"main": (B,K,h,w), "aux": [(B,K,h,w), ...]}`, auxiliaries from shallow to deep.
-            Naive: h = rows of the patch grid; PUP: 8 times that, its auxiliaries 4 times;
-            MLA: 4 times, its auxiliaries once.
+            `{"main": (B,K,h,w), "aux": [(B,K,h,w), ...]}`, auxiliaries from shallow to deep (in
+            mmsegmentation's MLA from deep to shallow). With `graph="authors"`, Naive: h = rows of
+            the patch grid; PUP: 8 times that, its auxiliaries 4 times; MLA: 4 times, its
+            auxiliaries once.
         """
         main, *aux = self._heads(images, aux=True)
         return {"main": main, "aux": aux}
 
     def to_image(self, scores: Tensor, size: Size) -> Tensor:
-        """The last resize: a head's `(B,K,h,w)` -> `(B,K,H,W)` for images of `size`."""
+        """The last resize: a head's `(B,K,h,w)` -> `(B,K,H,W)` for images of `size`.
+
+        With `graph="mmseg"` the scores of the padded image are squeezed into the image, as
+        mmsegmentation does; they move by up to 15 pixels where a side is no multiple of the patch.
+        """
+        if self.config.graph == "mmseg":
+            return resize(scores, size)
         return grid_to_image(scores, size, self.config.patch_size)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
@@ -212,8 +230,10 @@ class SETR(nn.Module):
         aux_heads = list(self.aux_heads) if aux else []
         if self.neck is not None:
             maps = self.neck(self.encoder.features(images, c.layers), grid)
-            return [self.head(maps, grid)] + [h(m, grid) for h, m in zip(aux_heads, maps)]
-        layers = c.layers[: len(aux_heads)] + c.layers[-1:]
+            if MLA[c.graph].deepest_first:
+                return [self.head(maps)] + [h(m) for h, m in zip(aux_heads, maps[::-1])]
+            return [self.head(maps)] + [h(m) for h, m in zip(aux_heads, maps)]
+        layers = [*c.aux_layers[: len(aux_heads)], c.layers[-1]]
         *early, last = self.encoder.features(images, layers)
         return [self.head(last, grid)] + [h(t, grid) for h, t in zip(aux_heads, early)]
 
@@ -239,7 +259,7 @@ def create_model(
         num_classes: classes of the scores.
         image_size: rows and columns that the position table is made for, or one number for both.
         aux: whether the auxiliary heads exist.
-        graph: `"authors"`: the network of the authors' code.
+        graph: `"authors"`: the network of the authors' code; `"mmseg"`: mmsegmentation's.
         pretrained: not built yet; loading other people's weights comes with the weights chapter.
 
     Raises:

@@ -187,17 +187,13 @@ class Run:
             {
                 "step": self.step,
                 "split": "val",
-                "miou": result.miou,
-                "accuracy": result.accuracy,
-                "mean_accuracy": result.mean_accuracy,
-                "iou": [None if math.isnan(v) else v for v in result.iou.tolist()],
+                **result.to_dict(self.data.classes),
                 "counts": counts.tolist(),
                 "seconds": round(time.monotonic() - clock, 1),
             }
         )
-        bar.write(
-            f"step {self.step}: {100 * result.miou:.1f} mIoU on {len(self.validation)} images"
-        )
+        if self.progress:
+            bar.write(f"step {self.step}: {100 * result.miou:.1f} mIoU on val")
         self.save_weights("last")
         if result.miou >= max(e["miou"] for e in self.evaluations):
             self.save_weights("best")

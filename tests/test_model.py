@@ -7,7 +7,7 @@ from conftest import small_config
 
 import setr_lib
 from setr_lib import SETR, SETRConfig
-from setr_lib.decoders import MLAHead, MLANeck, NaiveHead, PUPAuxHead, PUPHead
+from setr_lib.decoders import MLA, UPSAMPLING, MLAHead, MLANeck, UpsamplingHead
 
 DECODERS = ("naive", "pup", "mla")
 
@@ -136,9 +136,13 @@ def shaken(module):
 @torch.no_grad()
 def test_naive_head_by_the_facts():
     """LN, 1x1 to 256 with bias, BN, ReLU, 1x1: all at 1/16."""
-    head, tokens = shaken(NaiveHead(24, 16, 8)), torch.randn(2, 12, 24).double()
+    head, tokens = (
+        shaken(UpsamplingHead(24, 16, 8, UPSAMPLING["authors"]["naive"])),
+        torch.randn(2, 12, 24).double(),
+    )
     maps = norm_map(tokens, head.norm, (3, 4))
-    maps = bn_relu(F.conv2d(maps, head.conv.conv.weight, head.conv.conv.bias), head.conv.bn)
+    (conv,) = head.convs
+    maps = bn_relu(F.conv2d(maps, conv.conv.weight, conv.conv.bias), conv.bn)
     wanted = F.conv2d(maps, head.classifier.weight, head.classifier.bias)
     torch.testing.assert_close(head(tokens, (3, 4)), wanted)
 
@@ -146,7 +150,10 @@ def test_naive_head_by_the_facts():
 @torch.no_grad()
 def test_pup_head_by_the_facts():
     """LN, four times (3x3 with bias, BN, ReLU, x2), the classifier after the last x2."""
-    head, tokens = shaken(PUPHead(24, 16, 8)), torch.randn(2, 12, 24).double()
+    head, tokens = (
+        shaken(UpsamplingHead(24, 16, 8, UPSAMPLING["authors"]["pup"])),
+        torch.randn(2, 12, 24).double(),
+    )
     maps = norm_map(tokens, head.norm, (3, 4))
     for conv in head.convs:
         maps = up(bn_relu(F.conv2d(maps, conv.conv.weight, conv.conv.bias, padding=1), conv.bn), 2)
@@ -157,9 +164,12 @@ def test_pup_head_by_the_facts():
 @torch.no_grad()
 def test_pup_auxiliary_by_the_facts():
     """LN, 3x3 with bias, BN, ReLU, x4, then the classifier."""
-    head, tokens = shaken(PUPAuxHead(24, 16, 8)), torch.randn(2, 12, 24).double()
+    head, tokens = (
+        shaken(UpsamplingHead(24, 16, 8, UPSAMPLING["authors"]["pup auxiliary"])),
+        torch.randn(2, 12, 24).double(),
+    )
     maps = norm_map(tokens, head.norm, (3, 4))
-    conv = head.conv
+    (conv,) = head.convs
     maps = up(bn_relu(F.conv2d(maps, conv.conv.weight, conv.conv.bias, padding=1), conv.bn), 4)
     wanted = F.conv2d(maps, head.classifier.weight, head.classifier.bias)
     torch.testing.assert_close(head(tokens, (3, 4)), wanted)
@@ -168,7 +178,7 @@ def test_pup_auxiliary_by_the_facts():
 @torch.no_grad()
 def test_mla_by_the_facts():
     """Norm and 1x1 per stream, sums from the deepest, 3x3; twice 3x3, x4 with corners, 3x3."""
-    neck, head = shaken(MLANeck(24, 16)), shaken(MLAHead(16, 8))
+    neck, head = shaken(MLANeck(24, 16)), shaken(MLAHead(16, 8, MLA["authors"]))
     streams = [torch.randn(2, 12, 24).double() for _ in range(4)]
     p2, p3, p4, p5 = (
         bn_relu(F.conv2d(norm_map(tokens, norm, (3, 4)), p.conv.weight), p.bn)
@@ -188,7 +198,7 @@ def test_mla_by_the_facts():
     wanted = F.conv2d(
         torch.cat(enlarged, 1), head.classifier.weight, head.classifier.bias, padding=1
     )
-    torch.testing.assert_close(head(maps, (3, 4)), wanted)
+    torch.testing.assert_close(head(maps), wanted)
 
 
 def test_published_layers():

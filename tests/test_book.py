@@ -1,0 +1,154 @@
+"""The book shows what was run: stable files, one address, nobody else's pictures."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from setr_lib.__main__ import _parser
+from setr_lib.records import RECORDS, ROOT, list_records, load_record
+
+CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
+TEXTS = [p for p in ROOT.glob("**/*") if p.suffix in {".md", ".py", ".yml", ".toml", ".cff", ".js"}]
+TEXTS = [p for p in TEXTS if not {"_build", "camvid"} & set(p.parts) and "venv" not in str(p)]
+
+
+def tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_is_in_its_one_form(path):
+    """Run once from top to bottom, normalised, no errors, nothing on stderr, under 600 kB."""
+    assert tool("notebooks").problems(path) == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_begins_as_promised(path):
+    """Title, question and Colab button; the bootstrap cell; a picture before any class."""
+    notebook = nbformat.read(path, as_version=4)
+    first, second, *rest = notebook.cells
+    assert first.source.startswith("# ") and "colab-badge.svg" in first.source
+    assert f"/blob/main/book/{path.name}" in first.source
+    assert "bootstrap" in second.metadata.tags
+    pictures = [
+        number
+        for number, cell in enumerate(rest)
+        if any("image/jpeg" in o.get("data", {}) for o in cell.get("outputs", []))
+    ]
+    classes = [
+        number for number, cell in enumerate(rest) if re.search(r"^class ", cell.source, re.M)
+    ]
+    assert pictures and pictures[0] <= 4 and all(number > pictures[0] for number in classes)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert text.count("# Solution ") == text.count("### Exercise ") >= 4
+    assert "## What we now know" in text
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_no_picture_of_other_peoples_data_is_stored(path):
+    """Cells that read CamVid are tagged, compare nothing and store nothing."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and re.search(r"load_dataset\(\s*[\"']camvid", cell.source):
+            assert {"needs-data", "nbval-ignore-output"} <= set(cell.metadata.get("tags", []))
+        if "needs-data" in cell.metadata.get("tags", []):
+            assert cell.outputs == []
+
+
+def test_every_chapter_is_in_the_table_of_contents():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = {entry["file"] for part in toc["parts"] for entry in part["chapters"]}
+    assert {f"book/{p.stem}" for p in CHAPTERS} <= listed
+    assert all(list((ROOT / "book").glob(f"{name.split('/')[1]}.*")) for name in listed)
+
+
+def test_the_address_stands_once():
+    """Every copy of the repository's address is the one in _config.yml."""
+    url = tool("notebooks").address()
+    ours = url.removeprefix("https://github.com/")
+    name = ours.split("/")[1]
+    found = 0
+    for path in [*TEXTS, *CHAPTERS]:
+        for match in re.finditer(
+            rf"github(?:\.com)?/([\w.-]+/{re.escape(name)})", path.read_text()
+        ):
+            assert match[1] == ours, f"{path} has {match[1]}, _config.yml has {ours}"
+            found += 1
+        for match in re.finditer(
+            r"research\.google\.com/github/([\w.-]+/[\w.-]+)", path.read_text()
+        ):
+            assert match[1] == ours, path
+    assert found >= 2 + len(CHAPTERS)
+
+
+def test_make_address_rewrites_every_copy(tmp_path):
+    """On a copy of the tracked files: no copy of the old address is left."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    for name in files:
+        if not name.startswith("data/") and (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    old = tool("notebooks").address().removeprefix("https://github.com/")
+    call = [sys.executable, "tools/notebooks.py", "address", "https://github.com/me/my.book.git"]
+    subprocess.run(call, cwd=tmp_path, check=True, capture_output=True)
+    texts = [p for p in tmp_path.rglob("*") if p.suffix in {".md", ".ipynb", ".yml", ".cff"}]
+    assert not any(old in p.read_text() for p in texts)
+    assert "https://github.com/me/my.book" in (tmp_path / "_config.yml").read_text()
+    bad = subprocess.run([*call[:-1], "my-book"], cwd=tmp_path, capture_output=True, text=True)
+    assert bad.returncode and "https://github.com/OWNER/REPOSITORY" in bad.stderr
+
+
+def test_commands_in_the_texts_exist():
+    """Every `python -m setr_lib ...` of README and contributing guide is understood."""
+    text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()
+    commands = re.findall(r"python -m setr_lib ([^`#\n]+)", text)
+    assert len(commands) >= 7
+    for command in commands:
+        _parser().parse_args(shlex.split(command))
+
+
+def test_tables_of_results_are_read_from_the_records():
+    readme = tool("readme")
+    for file in readme.FILES:
+        assert readme.renewed(file.read_text()) == file.read_text(), "python tools/readme.py"
+
+
+@pytest.mark.parametrize("name", list_records())
+def test_a_record_can_be_believed(name):
+    """Of a committed state, complete, consistent in itself, and without weights beside it."""
+    record = load_record(name)
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "train from a clean commit"
+    assert {"processor", "threads"} <= set(record["hardware"]) and "torch" in record["versions"]
+    if "recipe" in record:
+        from setr_lib import Recipe, scores
+
+        assert (
+            record["finished"]
+            and Recipe.from_dict(record["recipe"]).hash() == record["recipe_hash"]
+        )
+        assert scores(record["last"]["counts"]).miou == pytest.approx(record["last"]["miou"])
+        steps = [json.loads(line)["step"] for line in (RECORDS / name / "log.jsonl").open()]
+        assert steps[-1] == record["recipe"]["schedule"] and np.all(np.diff(steps) > 0)
+    assert {p.name for p in (RECORDS / name).iterdir()} <= {"record.json", "log.jsonl"}
+
+
+def test_no_path_of_a_machine_is_in_the_project():
+    """Neither in text nor in stored outputs."""
+    for path in [*TEXTS, *CHAPTERS]:
+        if path.name != "test_book.py":
+            text = re.sub(r'"image/\w+": "[^"]*"', "", path.read_text())  # base64 spells anything
+            found = re.search(r"/(?:home|root|Users|work|tmp|opt)/\w+", text)
+            assert found is None, f"{path}: {found[0]}"
