@@ -24,9 +24,9 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-def normalise(image: np.ndarray | Tensor) -> Tensor:
+def normalise(image: np.ndarray) -> Tensor:
     """`(H,W,3)` uint8 -> `(3,H,W)` float32 with the ImageNet mean and deviation."""
-    pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float()
+    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
@@ -83,7 +83,7 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
     """Bilinear, without the smoothing that torchvision adds when shrinking (as OpenCV does)."""
     if image.shape[:2] == tuple(size):
         return image
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     pixels = F.interpolate(pixels, size=tuple(size), mode="bilinear", align_corners=False)
     return pixels[0].permute(1, 2, 0).numpy()  # in 8 bits: six times faster, within 1 of float
 
@@ -96,7 +96,7 @@ def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
     """
     if label.shape == tuple(size):
         return label
-    pixels = torch.from_numpy(np.ascontiguousarray(label))[None, None]
+    pixels = torch.tensor(np.ascontiguousarray(label))[None, None]
     return F.interpolate(pixels, size=tuple(size), mode="nearest-exact")[0, 0].numpy()
 
 
