@@ -8,15 +8,23 @@ from .model import SETR, SETRConfig, create_model, list_models
 from .recipes import Recipe, get_recipe, list_recipes
 from .records import list_records, load_record
 from .training import train
-from .weights import load_checkpoint, save_checkpoint
+from .weights import (
+    LoadReport,
+    config_from_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "SETR",
     "Encoder",
+    "LoadReport",
     "Recipe",
     "SETRConfig",
     "Scores",
+    "config_from_checkpoint",
     "confusion_matrix",
     "create_model",
     "evaluate",
@@ -27,6 +35,7 @@ __all__ = [
     "load_checkpoint",
     "load_dataset",
     "load_record",
+    "load_weights",
     "predict",
     "resize_positions",
     "save_checkpoint",

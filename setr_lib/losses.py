@@ -1,9 +1,34 @@
-"""The training loss: cross-entropy over the pixels that count."""
+"""The training loss: cross-entropy over the pixels that count, summed over the heads."""
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = 255  # the label of a pixel that is not scored
+
+
+AUX_WEIGHT = 0.4  # of each auxiliary loss; the authors' configurations
+
+
+def heads_loss(model: Any, images: Tensor, labels: Tensor, average: str) -> Tensor:
+    """Main loss plus 0.4 times the sum of the auxiliary losses of a model's heads: a scalar.
+
+    Raises:
+        ValueError: if the sizes of images and labels differ, or a label is no class.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    if tuple(labels.shape) != (len(images), *size):
+        raise ValueError(
+            f"labels have the shape {tuple(labels.shape)}; images of the shape "
+            f"{tuple(images.shape)} need {(len(images), *size)}"
+        )
+    heads = model.head_logits(images)
+    main, *aux = (
+        segmentation_loss(model.to_image(scores, size), labels, average)
+        for scores in (heads["main"], *heads["aux"])
+    )
+    return main + AUX_WEIGHT * sum(aux)
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, average: str = "all") -> Tensor:

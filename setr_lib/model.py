@@ -12,7 +12,7 @@ from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingH
 from .encoder import Encoder
 from .errors import unknown
 from .geometry import Size, as_size, grid_to_image, patch_grid, resize
-from .losses import segmentation_loss
+from .losses import heads_loss
 
 DECODERS = ("naive", "pup", "mla")
 SIZES = {  # width, depth, heads
@@ -31,7 +31,6 @@ LAYERS = {
     ("pup", 12): (4, 7, 9, 11),
     ("mla", 12): (2, 5, 8, 11),
 }
-AUX_WEIGHT = 0.4  # of each auxiliary loss; the authors' configurations
 
 
 @dataclass(frozen=True)
@@ -180,17 +179,7 @@ class SETR(nn.Module):
         Raises:
             ValueError: if the sizes of images and labels differ, or a label is no class.
         """
-        size = (images.shape[-2], images.shape[-1])
-        if tuple(labels.shape) != (len(images), *size):
-            raise ValueError(
-                f"labels have the shape {tuple(labels.shape)}; images of the shape "
-                f"{tuple(images.shape)} need {(len(images), *size)}"
-            )
-        main, *aux = (
-            segmentation_loss(self.to_image(scores, size), labels, average)
-            for scores in self._heads(images, aux=True)
-        )
-        return main + AUX_WEIGHT * sum(aux)
+        return heads_loss(self, images, labels, average)
 
     def head_logits(self, images: Tensor) -> dict[str, Any]:
         """Every head's scores before its last resize.

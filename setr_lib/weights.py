@@ -1,17 +1,381 @@
-"""Weights on disk: safetensors with the configuration inside, so that a file says what it is."""
+"""Weights: our own files, and other people's recognised by their keys.
+
+Our files are safetensors with the configuration inside. `load_weights` also reads ViT and DeiT
+checkpoints in timm's names, the SETR authors' checkpoints and mmsegmentation's. No file's code is
+ever run.
+"""
+
+# D width, N patch tokens, K classes
 
 import dataclasses
 import json
+import math
 import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from .encoder import resize_positions
 from .files import whole_file
-from .model import SETR, SETRConfig
+from .geometry import Size, as_size, patch_grid
+from .model import LAYERS, SETR, SETRConfig
+
+Source = str | os.PathLike[str] | Mapping[str, Tensor]
+
+
+@dataclass
+class LoadReport:
+    """What `load_weights` did with every tensor.
+
+    Attributes:
+        format: whose file it is: `"setr_lib"`, `"timm"`, `"authors"` or `"mmseg"`.
+        loaded: names in the model that were filled.
+        renamed: name in the file -> name in the model, where they differ.
+        resized: name in the model -> what was done to the tensor on the way.
+        left_out: name in the file -> why it is not used.
+        fresh: names in the model that keep their initial values.
+    """
+
+    format: str
+    loaded: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    resized: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.format}: {len(self.loaded)} tensors loaded, {len(self.renamed)} renamed"]
+        lines += [f"  {name}: {what}" for name, what in self.resized.items()]
+        for why in sorted(set(self.left_out.values())):
+            names = [name for name, reason in self.left_out.items() if reason == why]
+            lines.append(f"  left out ({why}): {_few(names)}")
+        if self.fresh:
+            lines.append(f"  not in the file, fresh: {_few(self.fresh)}")
+        return "\n".join(lines)
+
+
+def load_weights(model: SETR, source: Source, strict_head: bool = True) -> LoadReport:
+    """Fill a model from a checkpoint of this library, timm, the authors or mmsegmentation.
+
+    Position tables of another grid are resized bilinearly, distilled DeiT's extra slot is dropped,
+    the patch embedding is inflated to other numbers of channels. A file with an encoder only (timm)
+    leaves the heads fresh. After an error the model is what it was.
+
+    Args:
+        source: a file (safetensors, or a pickle whose code is not run), or a state dict.
+        strict_head: False lets classifiers with another number of classes start fresh.
+
+    Raises:
+        ValueError: if the file is damaged, would run code, is no known checkpoint, does not fill
+            the whole encoder, or holds another network; the message names the keys.
+        FileNotFoundError: if there is no such file.
+    """
+    tensors, about = read_tensors(source)
+    names, left_out = translate(tensors)
+    report = LoadReport(recognise(tensors), left_out=left_out)
+    state = model.state_dict()
+    has_head = any(name.startswith("head.") for name in names)
+    filled: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name, key in names.items():
+        tensor = tensors[key]
+        if name not in state:
+            if name.startswith("aux_heads.") and not model.aux_heads:
+                report.left_out[key] = "the model has no auxiliary heads"
+            elif name == "encoder.patch_embed.proj.bias":
+                report.left_out[key] = "the model has no patch bias"
+            else:
+                wrong.append(f"{key} has no place in the model")
+            continue
+        if name == "encoder.pos_embed":
+            tensor, done = fit_positions(tensor, model.encoder.grid, _table_grid(about))
+            report.resized.update({name: done} if done else {})
+        elif name == "encoder.patch_embed.proj.weight" and tensor.shape[1] != state[name].shape[1]:
+            report.resized[name] = f"{tensor.shape[1]} channels to {state[name].shape[1]}"
+            tensor = inflate(tensor, state[name].shape[1])
+        if tensor.shape != state[name].shape:
+            if ".classifier." in name and not strict_head:
+                report.left_out[key] = "another number of classes"
+                continue
+            wrong.append(f"{key} is {_shape(tensor)}, the model's {name} {_shape(state[name])}")
+            continue
+        filled[name] = tensor
+        if key != name:
+            report.renamed[key] = name
+    report.fresh = [n for n in state if n not in filled and not n.endswith("num_batches_tracked")]
+    bias = "encoder.patch_embed.proj.bias"
+    if bias in report.fresh and report.format != "timm":  # mmsegmentation >= 1.2 trains without
+        filled[bias] = torch.zeros_like(state[bias])
+        report.fresh.remove(bias)
+        report.resized[bias] = "not in the file: zero, which is the same"
+    allowed = ".classifier." if has_head else ("head.", "aux_heads.", "neck.")
+    missing = [
+        name
+        for name in report.fresh
+        if not (
+            (has_head and not strict_head and allowed in name)  # type: ignore[operator]
+            or (not has_head and name.startswith(allowed))
+        )
+    ]
+    if missing or wrong:
+        raise ValueError(_mismatch(report.format, missing, wrong))
+    report.loaded = list(filled)
+    model.load_state_dict(filled, strict=False)
+    return report
+
+
+def config_from_checkpoint(
+    source: Source,
+    heads: int | None = None,
+    layers: tuple[int, ...] | None = None,
+    image_size: int | Size | None = None,
+) -> SETRConfig:
+    """The configuration of the network in a checkpoint, read off its keys and shapes.
+
+    Args:
+        source: a file or a state dict of this library, the authors or mmsegmentation.
+        heads: attention heads, which no shape shows; None: width / 64, as in all published ones.
+        layers: the 0-based blocks that the heads read; None: the published ones for this depth.
+        image_size: of the position table; None: the square that it fits.
+
+    Raises:
+        ValueError: if the file holds no segmentation network, or a published default is missing.
+    """
+    tensors, about = read_tensors(source)
+    if "config" in about:
+        given = {"heads": heads, "layers": layers, "image_size": image_size}
+        config = SETRConfig.from_dict(about["config"])
+        return dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    names, _ = translate(tensors)
+    if "head.classifier.weight" not in names:
+        raise ValueError("the file holds an encoder without a decoder; make the model by name")
+    shape = {name: tuple(tensors[key].shape) for name, key in names.items()}
+    width, in_chans, patch_size, _ = shape["encoder.patch_embed.proj.weight"]
+    depth = 1 + max(int(n.split(".")[2]) for n in shape if n.startswith("encoder.blocks."))
+    convs = len({n.split(".")[2] for n in shape if n.startswith("head.convs.")})
+    decoder = "mla" if "neck.norms.0.weight" in shape else "pup" if convs > 1 else "naive"
+    if decoder == "mla":
+        authors = shape["head.classifier.weight"][-1] == 3
+        channels = shape["neck.projections.0.conv.weight"][0]
+    else:
+        authors = "head.convs.0.conv.bias" in shape
+        channels = shape["head.convs.0.conv.weight"][0]
+    if layers is None and (decoder, depth) not in LAYERS:
+        raise ValueError(
+            f"no published layers for {decoder!r} with {depth} blocks; name them: layers=(...)"
+        )
+    if heads is None and width % 64:
+        raise ValueError(f"width {width} is no multiple of 64; say how many heads: heads=...")
+    if image_size is None:
+        rows, cols = square_grid(shape["encoder.pos_embed"][1])
+        image_size = (rows * patch_size, cols * patch_size)
+    aux_convs = {n.split(".")[3] for n in shape if re.match(r"aux_heads\.0\.convs\.", n)}
+    return SETRConfig(
+        decoder=decoder,
+        num_classes=shape["head.classifier.weight"][0],
+        image_size=as_size(image_size),
+        width=width,
+        depth=depth,
+        heads=heads or width // 64,
+        layers=layers or (),
+        channels=channels,
+        graph="authors" if authors else "mmseg",
+        aux=any(name.startswith("aux_heads.") for name in shape),
+        patch_size=patch_size,
+        patch_bias="encoder.patch_embed.proj.bias" in shape,
+        in_chans=in_chans,
+        aux_convs=len(aux_convs),
+    )
+
+
+# ---- other people's names
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> str:
+    """Whose checkpoint it is: `"setr_lib"`, `"authors"`, `"mmseg"` or `"timm"`."""
+    for key, owner in {
+        "encoder.blocks.0.norm1.weight": "setr_lib",
+        "backbone.blocks.0.norm1.weight": "authors",
+        "backbone.layers.0.ln1.weight": "mmseg",
+        "blocks.0.norm1.weight": "timm",
+        "layers.0.ln1.weight": "mmseg",  # the encoder alone, as its converter writes it
+    }.items():
+        if key in tensors:
+            return owner
+    raise ValueError(
+        f"these are no weights of a SETR or a ViT that is known here: {_few(list(tensors))}. Known "
+        "are this library's, timm's ViT and DeiT, the authors' and mmsegmentation's SETR"
+    )
+
+
+UNUSED = "SETR does not use it"
+# Regular expressions over whole keys; None: never used. The first that fits decides.
+_ENCODER = [
+    (r"(cls_token|pos_embed|patch_embed\.proj\.\w+)", r"encoder.\1"),
+    (r"(blocks\.\d+\.(?:norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.\w+)", r"encoder.\1"),
+    (r"(norm|head|head_dist|fc_norm|pre_logits)\..*|dist_token", None),
+]
+_MMSEG_ENCODER = [
+    (r"(cls_token|pos_embed)", r"encoder.\1"),
+    (r"patch_embed\.projection\.(\w+)", r"encoder.patch_embed.proj.\1"),
+    (r"layers\.(\d+)\.ln(\d)\.(\w+)", r"encoder.blocks.\1.norm\2.\3"),
+    (r"layers\.(\d+)\.attn\.attn\.in_proj_(\w+)", r"encoder.blocks.\1.attn.qkv.\2"),
+    (r"layers\.(\d+)\.attn\.attn\.out_proj\.(\w+)", r"encoder.blocks.\1.attn.proj.\2"),
+    (r"layers\.(\d+)\.ffn\.layers\.0\.0\.(\w+)", r"encoder.blocks.\1.mlp.fc1.\2"),
+    (r"layers\.(\d+)\.ffn\.layers\.1\.(\w+)", r"encoder.blocks.\1.mlp.fc2.\2"),
+    (r"ln1\..*", None),
+]
+_AUTHORS = [
+    *((rf"backbone\.(?:{old})", new) for old, new in _ENCODER),
+    (r"(?:decode_head|auxiliary_head\.\d+)\.conv_seg\..*", None),  # every head carries a dead one
+    *(  # MLA: streams p2 to p5, from shallow to deep
+        (rf"{old.format(p=p)}\.(\w+)", rf"{new.format(i=p - 2)}.\1")
+        for p in (2, 3, 4, 5)
+        for old, new in {
+            r"backbone\.mla\.mla_p{p}_1x1\.0": "neck.projections.{i}.conv",
+            r"backbone\.mla\.mla_p{p}_1x1\.1": "neck.projections.{i}.bn",
+            r"backbone\.mla\.mla_p{p}\.0": "neck.fusions.{i}.conv",
+            r"backbone\.mla\.mla_p{p}\.1": "neck.fusions.{i}.bn",
+            r"decode_head\.mlahead\.head{p}\.0": "head.streams.{i}.0.conv",
+            r"decode_head\.mlahead\.head{p}\.1": "head.streams.{i}.0.bn",
+            r"decode_head\.mlahead\.head{p}\.3": "head.streams.{i}.1.conv",
+            r"decode_head\.mlahead\.head{p}\.4": "head.streams.{i}.1.bn",
+        }.items()
+    ),
+    (r"backbone\.norm_(\d)\.(\w+)", r"neck.norms.\1.\2"),
+    (r"decode_head\.cls\.(\w+)", r"head.classifier.\1"),
+    (r"auxiliary_head\.(\d)\.aux\.(\w+)", r"aux_heads.\1.classifier.\2"),
+    (r"decode_head\.norm\.(\w+)", r"head.norm.\1"),
+    (r"decode_head\.syncbn_fc_(\d)\.(\w+)", r"head.convs.\1.bn.\2"),
+    (r"auxiliary_head\.(\d)\.norm\.(\w+)", r"aux_heads.\1.norm.\2"),
+    (r"auxiliary_head\.(\d)\.conv_0\.(\w+)", r"aux_heads.\1.convs.0.conv.\2"),
+    (r"auxiliary_head\.(\d)\.syncbn_fc_0\.(\w+)", r"aux_heads.\1.convs.0.bn.\2"),
+    (r"auxiliary_head\.(\d)\.conv_1\.(\w+)", r"aux_heads.\1.classifier.\2"),
+    (r"decode_head\.conv_(\d)\.(\w+)", r"head.convs.\1.conv.\2"),  # the last is the classifier
+]
+_MMSEG = [
+    *((rf"backbone\.(?:{old})", new) for old, new in _MMSEG_ENCODER),
+    *(  # MLA: the fusion and the heads count from deep to shallow
+        (rf"{old.format(j=3 - i)}\.(\w+)", rf"{new.format(i=i)}.\1")
+        for i in (0, 1, 2, 3)
+        for old, new in {
+            r"neck\.mla\.feat_extract\.{j}\.conv": "neck.fusions.{i}.conv",
+            r"neck\.mla\.feat_extract\.{j}\.bn": "neck.fusions.{i}.bn",
+            r"MLA\.decode_head\.up_convs\.{j}\.0\.conv": "head.streams.{i}.0.conv",
+            r"MLA\.decode_head\.up_convs\.{j}\.0\.bn": "head.streams.{i}.0.bn",
+            r"MLA\.decode_head\.up_convs\.{j}\.1\.conv": "head.streams.{i}.1.conv",
+            r"MLA\.decode_head\.up_convs\.{j}\.1\.bn": "head.streams.{i}.1.bn",
+        }.items()
+    ),
+    (r"neck\.norm\.(\d)\.(\w+)", r"neck.norms.\1.\2"),
+    (r"neck\.mla\.channel_proj\.(\d)\.(conv|bn)\.(\w+)", r"neck.projections.\1.\2.\3"),
+    (r"(?:MLA\.)?decode_head\.conv_seg\.(\w+)", r"head.classifier.\1"),
+    (r"auxiliary_head\.(\d)\.conv_seg\.(\w+)", r"aux_heads.\1.classifier.\2"),
+    (r"decode_head\.norm\.(\w+)", r"head.norm.\1"),
+    (r"decode_head\.up_convs\.(\d)\.0\.(conv|bn)\.(\w+)", r"head.convs.\1.\2.\3"),
+    (r"auxiliary_head\.(\d)\.norm\.(\w+)", r"aux_heads.\1.norm.\2"),
+    (
+        r"auxiliary_head\.(\d)\.up_convs\.(\d)\.0\.(conv|bn)\.(\w+)",
+        r"aux_heads.\1.convs.\2.\3.\4",
+    ),
+]
+
+
+def translate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, str]]:
+    """Names in our model -> keys of the file; and the keys that are not used -> why.
+
+    Raises:
+        ValueError: for a key that stands for a layer which SETR does not have.
+    """
+    owner = recognise(tensors)
+    if owner == "setr_lib":
+        return {key: key for key in tensors}, {}
+    rules = {"authors": _AUTHORS, "mmseg": _MMSEG, "timm": _ENCODER}[owner]
+    if owner == "mmseg" and "layers.0.ln1.weight" in tensors:
+        rules = _MMSEG_ENCODER
+    is_mla = any(key.startswith("neck.mla.") for key in tensors)
+    names: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    foreign: list[str] = []
+    for key in tensors:
+        spelled = f"MLA.{key}" if is_mla and key.startswith("decode_head.") else key
+        for old, new in rules:
+            if re.fullmatch(old, spelled):
+                if new is None:
+                    left_out[key] = UNUSED
+                else:
+                    names[re.sub(old, new, spelled)] = key
+                break
+        else:
+            foreign.append(key)
+    if foreign:
+        raise ValueError(
+            f"the file looks like {owner}'s, but has layers that SETR does not have: "
+            f"{_few(foreign)}; it is another network"
+        )
+    # The authors number the classifier on: conv_1 in Naive, conv_4 in PUP.
+    for name in [n for n in names if re.fullmatch(r"head\.convs\.\d\.conv\.\w+", n)]:
+        _, _, number, _, kind = name.split(".")
+        if f"head.convs.{number}.bn.weight" not in names:
+            names[f"head.classifier.{kind}"] = names.pop(name)
+    return names, left_out
+
+
+# ---- tensors on the way
+
+
+def fit_positions(table: Tensor, grid: Size, old: Size | None = None) -> tuple[Tensor, str]:
+    """A position table `(1,S+N,D)` for another grid, and what was done in words ("" if nothing).
+
+    The grid is the last square number of slots, the class token slot 0 (the authors'
+    `load_pretrained`); a distilled DeiT has one slot more, which is dropped.
+    """
+    slots = table.shape[1]
+    if slots == 1 + grid[0] * grid[1] and old in (None, grid):
+        return table, ""
+    done = ""
+    old = old or square_grid(slots)
+    count = old[0] * old[1]
+    if slots - count > 1:
+        done = "the distillation slot dropped"
+        table = torch.cat([table[:, :1], table[:, -count:]], dim=1)
+    if old != grid:
+        done += (", " if done else "") + f"{old[0]}x{old[1]} resized to {grid[0]}x{grid[1]}"
+    return resize_positions(table, old, grid), done
+
+
+def square_grid(slots: int) -> Size:
+    """The square grid of a position table with one or two further slots."""
+    side = math.isqrt(slots - 1)
+    if slots - side * side not in (1, 2):
+        raise ValueError(
+            f"a position table of {slots} slots fits no square grid; say for which size it was "
+            "made: image_size=(height, width)"
+        )
+    return side, side
+
+
+def inflate(weight: Tensor, channels: int) -> Tensor:
+    """A patch embedding `(D,3,P,P)` for images of another number of channels.
+
+    One channel: the sum over the old ones, so that a grey image gives what it gave in RGB. More:
+    the old ones repeated and scaled, so that sums keep their size (timm's rule).
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-channels // weight.shape[1])
+    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (weight.shape[1] / channels)
+
+
+# ---- files
 
 
 def save_checkpoint(model: SETR, path: str | os.PathLike[str], **about: Any) -> None:
@@ -21,9 +385,7 @@ def save_checkpoint(model: SETR, path: str | os.PathLike[str], **about: Any) -> 
         about: anything JSON can hold that a reader of the file needs (classes, palette, recipe).
     """
     about = {"config": dataclasses.asdict(model.config), **about}
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
+    tensors = {k: value.detach().cpu().contiguous() for k, value in model.state_dict().items()}
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={"setr_lib": json.dumps(about)})
 
@@ -37,21 +399,98 @@ def load_checkpoint(
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or no checkpoint of this library.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; training writes best.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except SafetensorError as error:
+    tensors, about = read_tensors(path)
+    if "config" not in about:
         raise ValueError(
-            f"{path} is damaged or no safetensors file ({error}); restore it"
-        ) from error
-    if "setr_lib" not in metadata:
-        raise ValueError(
-            f"{path} does not say which network it holds; it was not written by setr_lib"
+            f"{path} does not say which network it holds; bring it into this library's form first: "
+            f"python -m setr_lib convert {path} OUT.safetensors"
         )
-    about = json.loads(metadata["setr_lib"])
     model = SETR(SETRConfig.from_dict(about["config"]))
     model.load_state_dict(tensors)
     return model.to(device).eval(), about
+
+
+def read_tensors(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file or a state dict, and what one of our files says of itself.
+
+    Containers (`state_dict`, `model`) are unwrapped and a `module.` in front is removed.
+    """
+    if isinstance(source, Mapping):
+        return dict(_plain(source)), {}
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    with open(path, "rb") as file:
+        zipped_or_pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    if zipped_or_pickled:
+        return dict(_plain(_unpickle(path))), {}
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}); fetch it again") from error
+    return tensors, json.loads(metadata.get("setr_lib", "{}"))
+
+
+class _Ignored:
+    """Stands in for harmless classes of training frameworks that checkpoints carry along."""
+
+    def __init__(self, *args: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _unpickle(path: Path) -> Any:
+    ignored = [(_Ignored, "mmengine.logging.history_buffer.HistoryBuffer")]
+    try:
+        with torch.serialization.safe_globals(ignored):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r"GLOBAL (\S+)|Unsupported (?:class|global|operand)[^\n]*", str(error))
+        what = unsafe[0] if unsafe else str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} holds more than tensors ({what}); it was not opened, since that could run "
+            "foreign code. Ask its author for a file with tensors only"
+        ) from error
+    except Exception as error:  # torch raises many kinds for files that end early
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _plain(container: Any) -> Iterator[tuple[str, Tensor]]:
+    for key in ("state_dict", "model", "module"):
+        if isinstance(container, Mapping) and isinstance(container.get(key), Mapping):
+            container = container[key]
+    if not isinstance(container, Mapping):
+        raise ValueError(f"the file holds a {type(container).__name__}, not a state dict")
+    for name, value in container.items():
+        if isinstance(value, Tensor):
+            yield str(name).removeprefix("module."), value
+
+
+def _table_grid(about: Mapping[str, Any]) -> Size | None:
+    if "config" not in about:
+        return None
+    return patch_grid(tuple(about["config"]["image_size"]), about["config"]["patch_size"])
+
+
+def _mismatch(owner: str, missing: list[str], wrong: list[str]) -> str:
+    parts = [f"this {owner} checkpoint does not fit the model; nothing was loaded."]
+    if missing:
+        parts.append(f"Missing: {_few(missing)}.")
+    if wrong:
+        parts.append(f"Unexpected: {_few(wrong)}.")
+    parts.append(
+        "Make the model from the file (SETR(config_from_checkpoint(file))), or, if only the number "
+        "of classes differs, load with strict_head=False"
+    )
+    return " ".join(parts)
+
+
+def _few(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"

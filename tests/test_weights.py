@@ -1,0 +1,312 @@
+"""Other people's checkpoints: recognised by their keys, loaded whole or not at all."""
+
+import pickle
+import re
+
+import pytest
+import timm
+import torch
+from conftest import small_config
+
+import setr_lib
+from setr_lib import SETR, config_from_checkpoint, load_weights
+from setr_lib.weights import fit_positions, inflate, save_checkpoint
+
+
+def random_model(decoder, graph="authors", **facts):
+    """A model in which no tensor is 0 or 1 everywhere, so that no mix-up is hidden."""
+    model = SETR(small_config(decoder, graph=graph, **facts)).eval()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            low, high = (0.5, 1.5) if "running_var" in name else (-0.3, 0.3)
+            torch.nn.init.uniform_(tensor, low, high)
+    return model
+
+
+def conv_bn(ours, conv, bn):
+    return {f"{ours}.conv": conv, f"{ours}.bn": bn}
+
+
+def in_authors_names(model):
+    """The state dict as the authors' code would have written it, dead layers included.
+
+    Written out from the fact sheet's table, module by module, independently of the library's rules.
+    """
+    c, modules = model.config, {}
+    encoder = {k: f"backbone.{k}" for k in ("cls_token", "pos_embed", "patch_embed.proj")}
+    for i in range(c.depth):
+        for part in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            encoder[f"blocks.{i}.{part}"] = f"backbone.blocks.{i}.{part}"
+    modules.update({f"encoder.{ours}": theirs for ours, theirs in encoder.items()})
+    if c.decoder == "mla":
+        for i, p in enumerate((2, 3, 4, 5)):
+            mla, head = f"backbone.mla.mla_p{p}", f"decode_head.mlahead.head{p}"
+            modules[f"neck.norms.{i}"] = f"backbone.norm_{i}"
+            modules |= conv_bn(f"neck.projections.{i}", f"{mla}_1x1.0", f"{mla}_1x1.1")
+            modules |= conv_bn(f"neck.fusions.{i}", f"{mla}.0", f"{mla}.1")
+            modules |= conv_bn(f"head.streams.{i}.0", f"{head}.0", f"{head}.1")
+            modules |= conv_bn(f"head.streams.{i}.1", f"{head}.3", f"{head}.4")
+            modules[f"aux_heads.{i}.classifier"] = f"auxiliary_head.{i}.aux"
+        modules["head.classifier"] = "decode_head.cls"
+    else:
+        convs = {"naive": 1, "pup": 4}[c.decoder]
+        modules |= {"head.norm": "decode_head.norm", "head.classifier": f"decode_head.conv_{convs}"}
+        for i in range(convs):
+            theirs = f"decode_head.conv_{i}", f"decode_head.syncbn_fc_{i}"
+            modules |= conv_bn(f"head.convs.{i}", *theirs)
+        for i in range(len(model.aux_heads)):
+            theirs = f"auxiliary_head.{i}"
+            modules[f"aux_heads.{i}.norm"] = f"{theirs}.norm"
+            modules[f"aux_heads.{i}.classifier"] = f"{theirs}.conv_1"
+            modules |= conv_bn(
+                f"aux_heads.{i}.convs.0", f"{theirs}.conv_0", f"{theirs}.syncbn_fc_0"
+            )
+    state = renamed(model, modules)
+    for head in ("decode_head", *(f"auxiliary_head.{i}" for i in range(len(model.aux_heads)))):
+        state[f"{head}.conv_seg.weight"] = torch.randn(c.num_classes, 512, 1, 1)
+        state[f"{head}.conv_seg.bias"] = torch.randn(c.num_classes)
+    return state
+
+
+def in_mmseg_names(model):
+    """The same for mmsegmentation."""
+    c = model.config
+    modules = {
+        "encoder.cls_token": "backbone.cls_token",
+        "encoder.pos_embed": "backbone.pos_embed",
+        "encoder.patch_embed.proj": "backbone.patch_embed.projection",
+        "head.classifier": "decode_head.conv_seg",
+    }
+    for i in range(c.depth):
+        for ours, theirs in {
+            "norm1": "ln1", "norm2": "ln2", "attn.qkv": "attn.attn.in_proj",
+            "attn.proj": "attn.attn.out_proj", "mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1",
+        }.items():  # fmt: skip
+            modules[f"encoder.blocks.{i}.{ours}"] = f"backbone.layers.{i}.{theirs}"
+    if c.decoder == "mla":
+        for i, j in zip(range(4), (3, 2, 1, 0)):
+            modules[f"neck.norms.{i}"] = f"neck.norm.{i}"
+            modules[f"neck.projections.{i}"] = f"neck.mla.channel_proj.{i}"
+            modules[f"neck.fusions.{i}"] = f"neck.mla.feat_extract.{j}"
+            for k in (0, 1):
+                modules[f"head.streams.{i}.{k}"] = f"decode_head.up_convs.{j}.{k}"
+            modules[f"aux_heads.{i}.classifier"] = f"auxiliary_head.{i}.conv_seg"
+    else:
+        modules["head.norm"] = "decode_head.norm"
+        for i in range(len(model.head.convs)):
+            modules[f"head.convs.{i}"] = f"decode_head.up_convs.{i}.0"
+        for i, aux in enumerate(model.aux_heads):
+            modules[f"aux_heads.{i}.norm"] = f"auxiliary_head.{i}.norm"
+            modules[f"aux_heads.{i}.classifier"] = f"auxiliary_head.{i}.conv_seg"
+            for j in range(len(aux.convs)):
+                modules[f"aux_heads.{i}.convs.{j}"] = f"auxiliary_head.{i}.up_convs.{j}.0"
+    state = renamed(model, modules)
+    return {k.replace("in_proj.", "in_proj_"): v for k, v in state.items()}
+
+
+def renamed(model, modules):
+    state = {}
+    for name, tensor in model.state_dict().items():
+        prefix = max((m for m in modules if name == m or name.startswith(f"{m}.")), key=len)
+        state[modules[prefix] + name[len(prefix) :]] = tensor.clone()
+    assert len(state) == len(model.state_dict())
+    return state
+
+
+OTHERS = [(d, g) for d in ("naive", "pup", "mla") for g in ("authors", "mmseg")]
+
+
+@pytest.mark.parametrize("container", ["plain", "state_dict", "module", "file"])
+@pytest.mark.parametrize("decoder, graph", OTHERS)
+def test_other_peoples_files_give_their_network(tmp_path, decoder, graph, container):
+    """Configuration and every head's scores come back from foreign keys alone."""
+    theirs = random_model(decoder, graph, patch_bias=graph == "authors")
+    state = (in_authors_names if graph == "authors" else in_mmseg_names)(theirs)
+    source = state
+    if container == "state_dict":
+        source = {"state_dict": state, "meta": {"epoch": 1}}
+    if container == "module":
+        source = {"model": {f"module.{name}": tensor for name, tensor in state.items()}}
+    if container == "file":
+        source = tmp_path / "theirs.pth"
+        torch.save({"state_dict": state, "meta": {"CLASSES": ("a", "b")}}, source)
+    config = config_from_checkpoint(source, heads=3, layers=(0, 1, 2, 3), image_size=(48, 64))
+    ours = SETR(config).eval()
+    report = load_weights(ours, source)
+    assert (
+        report.format == graph
+        and not report.fresh
+        and len(report.loaded) == len(theirs.state_dict())
+    )
+    for size in [(48, 64), (40, 70)]:
+        images = torch.randn(1, 3, *size)
+        one, two = ours.head_logits(images), theirs.head_logits(images)
+        assert torch.equal(one["main"], two["main"])
+        assert all(torch.equal(a, b) for a, b in zip(one["aux"], two["aux"], strict=True))
+
+
+def test_dead_layers_are_left_out_and_named():
+    model = random_model("pup")
+    report = load_weights(SETR(model.config), in_authors_names(model))
+    assert "decode_head.conv_seg.weight" in report.left_out and len(report.left_out) == 10
+    assert "left out (SETR does not use it)" in str(report)
+
+
+@pytest.mark.parametrize("aux_convs", [1, 2])
+def test_mmsegs_two_configurations_of_naive(aux_convs):
+    """ADE20K has two convolutions in an auxiliary head, Cityscapes one."""
+    theirs = random_model("naive", "mmseg", aux_convs=aux_convs)
+    config = config_from_checkpoint(
+        in_mmseg_names(theirs), heads=3, layers=(0, 1, 2, 3), image_size=(48, 64)
+    )
+    assert config == theirs.config or config.aux_convs == aux_convs
+
+
+def test_a_missing_patch_bias_is_zero():
+    """mmsegmentation >= 1.2 trains without it; a model that has one gets zeros, and says so."""
+    theirs = random_model("naive", "mmseg", patch_bias=False)
+    ours = SETR(small_config("naive", graph="mmseg")).eval()
+    report = load_weights(ours, in_mmseg_names(theirs))
+    assert "zero" in report.resized["encoder.patch_embed.proj.bias"]
+    images = torch.randn(1, 3, 48, 64)
+    assert torch.equal(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+@pytest.mark.parametrize("classes", [0, 1000])
+def test_timm_weights_fill_the_encoder(name, classes):
+    """With and without classifier, plain and distilled, onto a rectangular grid."""
+    theirs = timm.create_model(name, num_classes=classes)
+    model = setr_lib.create_model("setr_pup_tiny", 5, (160, 96))
+    before = model.head.classifier.weight.clone()
+    report = load_weights(model, theirs.state_dict())
+    assert report.format == "timm"
+    assert "14x14 resized to 10x6" in report.resized["encoder.pos_embed"]
+    assert ("distillation" in report.resized["encoder.pos_embed"]) == ("distilled" in name)
+    assert torch.equal(model.head.classifier.weight, before)
+    assert report.fresh and all(n.startswith(("head.", "aux_heads.")) for n in report.fresh)
+    # Against an independent resampling of timm's own table.
+    table = theirs.pos_embed.detach()
+    grid = table[:, -196:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.interpolate(grid, (10, 6), mode="bilinear").flatten(2).mT
+    found = model.encoder.pos_embed
+    torch.testing.assert_close(found[:, 1:], wanted)
+    assert torch.equal(found[:, 0], table[:, 0])
+
+
+def test_a_safetensors_file_of_timm_is_read(tmp_path):
+    from safetensors.torch import save_file
+
+    theirs = timm.create_model("vit_tiny_patch16_224").state_dict()
+    save_file(theirs, tmp_path / "vit.safetensors")
+    model = setr_lib.create_model("setr_naive_tiny", 5, 224)
+    assert load_weights(model, tmp_path / "vit.safetensors").format == "timm"
+    assert torch.equal(model.encoder.pos_embed, theirs["pos_embed"])
+
+
+def test_own_files_know_their_configuration(tmp_path):
+    model = random_model("mla", "mmseg", patch_bias=False)
+    save_checkpoint(model, tmp_path / "own.safetensors")
+    assert config_from_checkpoint(tmp_path / "own.safetensors") == model.config
+    other = SETR(small_config("mla", graph="mmseg", patch_bias=False, image_size=(64, 64))).eval()
+    report = load_weights(other, tmp_path / "own.safetensors")
+    assert report.resized == {"encoder.pos_embed": "3x4 resized to 4x4"}
+
+
+def test_channels_are_inflated():
+    """A grey image through the inflated embedding = the same image in three equal channels."""
+    theirs = timm.create_model("vit_tiny_patch16_224").state_dict()
+    grey = SETR(setr_lib.SETRConfig("naive", 5, (32, 32), 192, 12, 3, in_chans=1)).eval()
+    load_weights(grey, theirs)
+    rgb = setr_lib.create_model("setr_naive_tiny", 5, 32).eval()
+    load_weights(rgb, theirs)
+    image = torch.randn(1, 1, 32, 32)
+    torch.testing.assert_close(
+        grey.encoder(image), rgb.encoder(image.expand(1, 3, 32, 32)), rtol=1e-4, atol=1e-4
+    )
+    weight = torch.randn(4, 3, 2, 2)
+    assert inflate(weight, 6).sum(1).allclose(weight.sum(1))
+    assert inflate(weight, 4)[:, 3].equal(weight[:, 0] * 0.75)
+
+
+def test_strict_head():
+    """Another number of classes is an error, or a fresh classifier if that is asked for."""
+    theirs = random_model("naive")
+    ours = SETR(small_config(num_classes=3))
+    with pytest.raises(ValueError, match=r"classifier.* 8x16x1x1.* 3x16x1x1.*strict_head=False"):
+        load_weights(ours, in_authors_names(theirs))
+    before = ours.head.classifier.weight.clone()
+    report = load_weights(ours, in_authors_names(theirs), strict_head=False)
+    assert {n.split(".")[-2] for n in report.fresh} == {"classifier"}
+    assert torch.equal(ours.head.classifier.weight, before)
+    assert torch.equal(ours.head.norm.weight, theirs.head.norm.weight)
+
+
+def half(state):
+    return {key: state[key] for key in list(state)[::2] + ["backbone.blocks.0.norm1.weight"]}
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (half, "does not fit the model; nothing was loaded. Missing: "),
+        (lambda s: {"weight": torch.zeros(2)}, "no weights of a SETR or a ViT.*: weight. Known"),
+        (lambda s: {**s, "backbone.blocks.0.ls1.gamma": torch.zeros(24)}, "ls1.gamma.*another net"),
+        (lambda s: in_authors_names(random_model("pup")), "has no place in the model"),
+        (lambda s: in_authors_names(random_model("naive", width=48)), "24.*48|48.*24"),
+    ],
+)
+def test_a_wrong_file_leaves_the_model_as_it_was(damage, words):
+    model = random_model("naive")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        load_weights(model, damage(in_authors_names(random_model("naive"))))
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_damaged_files_are_named(tmp_path):
+    model = random_model("naive")
+    torch.save(in_authors_names(model), tmp_path / "a.pth")
+    save_checkpoint(model, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        file = tmp_path / name
+        file.write_bytes(file.read_bytes()[:-2000])
+        with pytest.raises(ValueError, match=f"{re.escape(name)} is damaged"):
+            load_weights(model, file)
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*b\.pth"):
+        load_weights(model, tmp_path / "b.pth")
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_code_in_a_file_is_never_run(tmp_path, form):
+    """A file that would create another file on loading is refused, and creates nothing."""
+    model, trap = random_model("naive"), tmp_path / "trap"
+    content = {"state_dict": in_authors_names(model), "extra": Evil(trap)}
+    file = tmp_path / "evil.pth"
+    torch.save(content, file) if form == "torch" else file.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"evil.pth (holds more than tensors|is damaged)"):
+        load_weights(model, file)
+    assert not trap.exists()
+
+
+def test_positions_of_unknown_shape_are_named():
+    with pytest.raises(ValueError, match="table of 13 slots fits no square grid"):
+        fit_positions(torch.zeros(1, 13, 4), (2, 2))
+
+
+def test_defaults_that_no_shape_shows_are_asked_for():
+    state = in_authors_names(random_model("naive", image_size=(48, 48)))
+    with pytest.raises(ValueError, match="no published layers for 'naive' with 4 blocks"):
+        config_from_checkpoint(state, heads=3)
+    with pytest.raises(ValueError, match="width 24 is no multiple of 64"):
+        config_from_checkpoint(state, layers=(0, 1, 2, 3))
+    with pytest.raises(ValueError, match="encoder without a decoder"):
+        config_from_checkpoint(timm.create_model("vit_tiny_patch16_224").state_dict())
