@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 # One thread for each of two test workers: two cores, and no thread waits for another.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: book test lab lint notebooks address clean
+.PHONY: book test lab lint bench notebooks address clean
 
 book: $(READY)
 	rm -rf _build
@@ -31,6 +31,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check setr_lib tests tools
 	$(BIN)/ruff check setr_lib tests tools
 	$(BIN)/mypy setr_lib
+
+# Our encoder beside timm's, turn by turn in one process.
+bench: $(READY)
+	$(BIN)/python tools/bench.py
 
 # Run the chapters, store their outputs, bring the files into their one form.
 notebooks: $(READY)

@@ -1,6 +1,7 @@
 """The command line: words to calls, nothing else. `python -m setr_lib --help`."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,18 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .costs import costs
 from .datasets import load_dataset
 from .download import ARCHIVES, download
 from .evaluation import Scores, evaluate, predict, scores, to_pixels
 from .files import whole_file, write_json
-from .geometry import patch_grid
-from .model import SETR, create_model
+from .model import SETR, create_model, list_models
 from .plots import colour, overlay
 from .priors import prior_scores
 from .recipes import Recipe, list_recipes
 from .records import surroundings
 from .training import default_device, train
-from .weights import load_checkpoint
+from .weights import config_from_checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 FACTS = {  # of a recipe that the command line can replace
     "schedule": int, "rate": float, "batch": int, "seed": int, "optimiser": str,
@@ -53,9 +54,17 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     one = verb("summary", _summary)
-    one.add_argument("model", help="for example setr_pup_large")
+    one.add_argument("model", nargs="?", help="for example setr_pup_large")
+    one.add_argument("--all", action="store_true", help="a table of every model")
     one.add_argument("--image-size", type=int, nargs="+", default=[512], metavar="PIXELS")
     one.add_argument("--classes", type=int, default=150)
+
+    one = verb("convert", _convert)
+    one.add_argument("input", help="a checkpoint of the authors or of mmsegmentation")
+    one.add_argument("output", help="a safetensors file")
+    one.add_argument("--heads", type=int, help="attention heads; width / 64 if not given")
+    one.add_argument("--layers", type=int, nargs="+", help="0-based blocks that the heads read")
+    one.add_argument("--image-size", type=int, nargs="+", help="of a table that is not square")
 
     one = verb("download", _download)
     one.add_argument("dataset", choices=sorted(ARCHIVES))
@@ -101,22 +110,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _summary(options: argparse.Namespace) -> None:
-    """What a model is made of: parameters by part, tokens."""
+    """What a model costs: parameters by part, arithmetic, memory, tokens."""
+    if bool(options.model) == options.all:
+        raise ValueError("name one model, or say --all")
     size = tuple(options.image_size * 2)[:2]
-    model = create_model(options.model, options.classes, size)
-    parts = {
-        "encoder": model.encoder,
-        "neck": model.neck,
-        "head": model.head,
-        "auxiliary heads": model.aux_heads,
-    }
-    print(f"{options.model}, {options.classes} classes, {size[0]}x{size[1]} pixels")
-    for name, part in parts.items():
-        if part is not None:
-            print(f"  {name:16}{sum(p.numel() for p in part.parameters()):>13,} parameters")
-    print(f"  {'all':16}{sum(p.numel() for p in model.parameters()):>13,} parameters")
-    rows, cols = patch_grid(size, model.config.patch_size)
-    print(f"  {rows} x {cols} = {rows * cols} patch tokens of width {model.config.width}")
+    if options.all:
+        print("model               params M    GFLOPs   infer GiB   train GiB    tokens")
+    for name in list_models() if options.all else [options.model]:
+        found = costs(functools.partial(create_model, name, options.classes, size), size)
+        count = sum(found.parameters.values())
+        rows, cols = found.tokens
+        if options.all:
+            numbers = (count / 1e6, found.gflops, found.inference_gib, found.training_gib)
+            print(name.ljust(17), *(f"{n:11.2f}" for n in numbers), f"{rows * cols:9}")
+            continue
+        print(f"{name}, {options.classes} classes, one image of {size[0]}x{size[1]}, float32")
+        for part, parameters in found.parameters.items():
+            print(f"  {part:16}{parameters:>13,} parameters")
+        print(f"  {'all':16}{count:>13,} parameters")
+        print(f"  {'forward':16}{found.gflops:>13,.1f} GFLOP (a multiply-add is two)")
+        print(f"  {'inference':16}{found.inference_gib:>13.2f} GiB of activations at the peak")
+        print(f"  {'training step':16}{found.training_gib:>13.2f} GiB of activations and gradients")
+        print(f"  {'tokens':16}{rows * cols:>13,} = {rows} x {cols} patches")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    """Bring other people's checkpoint of a whole SETR into this library's form."""
+    size = options.image_size and tuple(options.image_size * 2)[:2]
+    layers = options.layers and tuple(options.layers)
+    config = config_from_checkpoint(options.input, options.heads, layers, size)
+    model = SETR(config)
+    print(load_weights(model, options.input))
+    save_checkpoint(model, options.output)
+    print(f"{options.output}: {config}")
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         super().__init__()
         if class_token not in ("kept", "dropped"):
             raise ValueError(f"class_token is {class_token!r}; choose 'kept' or 'dropped'")
-        self.patch_size, self.class_token = patch_size, class_token
+        self.patch_size, self.class_token, self.in_chans = patch_size, class_token, in_chans
         self.grid = patch_grid(image_size, patch_size)
         self.patch_embed = PatchEmbed(width, patch_size, patch_bias, in_chans)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -89,10 +89,10 @@ class Encoder(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """What enters block 0: `(B,S+N,D)`, patches with positions; a kept class token first."""
-        if images.ndim != 4 or images.shape[1] != self.patch_embed.proj.in_channels:
+        if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise ValueError(
                 f"images have the shape {tuple(images.shape)}; "
-                f"expected (batch, {self.patch_embed.proj.in_channels}, height, width)"
+                f"expected (batch, {self.in_chans}, height, width)"
             )
         images = pad_to_patches(images, self.patch_size)
         grid = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)

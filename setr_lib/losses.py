@@ -24,34 +24,43 @@ def heads_loss(model: Any, images: Tensor, labels: Tensor, average: str) -> Tens
             f"{tuple(images.shape)} need {(len(images), *size)}"
         )
     heads = model.head_logits(images)
+    check_classes(labels, heads["main"].shape[1])  # once for all heads
     main, *aux = (
-        segmentation_loss(model.to_image(scores, size), labels, average)
+        segmentation_loss(model.to_image(scores, size), labels, average, check=False)
         for scores in (heads["main"], *heads["aux"])
     )
     return main + AUX_WEIGHT * sum(aux)
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, average: str = "all") -> Tensor:
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, average: str = "all", check: bool = True
+) -> Tensor:
     """Cross-entropy of `(B,K,H,W)` logits with `(B,H,W)` labels; 255 does not count.
 
     Args:
         average: `"all"` divides by the number of pixels, ignored ones included: the authors' and
             mmsegmentation's default. `"valid"` divides by the pixels that count. With few labelled
             pixels the first gives smaller gradients.
+        check: whether the labels are looked through first; False where that was done.
 
     Raises:
         ValueError: if `average` is another word, or a label is neither a class nor 255.
     """
-    classes = logits.shape[1]
-    wrong = (labels != IGNORE) & ((labels < 0) | (labels >= classes))
-    if wrong.any():
-        raise ValueError(
-            f"the labels hold {labels[wrong].unique().tolist()}; the model has the classes "
-            f"0 to {classes - 1}, and {IGNORE} for pixels that do not count"
-        )
+    if check:
+        check_classes(labels, logits.shape[1])
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
     if average == "all":
         return total / labels.numel()
     if average == "valid":
         return total / (labels != IGNORE).sum().clamp(min=1)
     raise ValueError(f"average is {average!r}; choose 'all' or 'valid'")
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Every label is a class or 255, else an error that names the values."""
+    wrong = (labels != IGNORE) & ((labels < 0) | (labels >= classes))
+    if wrong.any():
+        raise ValueError(
+            f"the labels hold {labels[wrong].unique().tolist()}; the model has the classes "
+            f"0 to {classes - 1}, and {IGNORE} for pixels that do not count"
+        )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
@@ -54,6 +55,8 @@ class SETRConfig:
         in_chans: channels of the image.
         aux_convs: convolutions of an auxiliary Naive or PUP head; 0: as many as the graph has.
             (mmsegmentation's Naive has 2 in its ADE20K configuration, 1 in that of Cityscapes.)
+        backbone: `"vit"`: our encoder; `"hybrid"`: with a ResNet-50 in front of it; or the name of
+            a timm model.
 
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.
@@ -73,6 +76,7 @@ class SETRConfig:
     patch_bias: bool = True
     in_chans: int = 3
     aux_convs: int = 0
+    backbone: str = "vit"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
@@ -131,10 +135,7 @@ class SETR(nn.Module):
     def __init__(self, config: SETRConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.encoder = Encoder(
-            c.image_size, c.width, c.depth, c.heads, c.patch_size,
-            "dropped" if c.decoder == "mla" else "kept", c.patch_bias, c.in_chans,
-        )  # fmt: skip
+        self.encoder: Any = make_encoder(c)
         self.neck: MLANeck | None = None
         self.head: nn.Module
         aux: list[nn.Module]
@@ -227,9 +228,24 @@ class SETR(nn.Module):
         return [self.head(last, grid)] + [h(t, grid) for h, t in zip(aux_heads, early)]
 
 
+def make_encoder(c: SETRConfig) -> nn.Module:
+    """The encoder of a configuration: it has `features(images, layers)` and `grid`."""
+    if c.backbone == "vit":
+        return Encoder(
+            c.image_size, c.width, c.depth, c.heads, c.patch_size,
+            "dropped" if c.decoder == "mla" else "kept", c.patch_bias, c.in_chans,
+        )  # fmt: skip
+    from .baselines import HybridEncoder, TimmEncoder  # timm takes seconds to import
+
+    if c.backbone == "hybrid":
+        return HybridEncoder(c.image_size, c.width, c.depth, c.heads, c.in_chans)
+    return TimmEncoder(c.backbone, c.image_size, c.in_chans)
+
+
 def list_models() -> list[str]:
     """The names that `create_model` knows."""
-    return [f"setr_{decoder}_{size}" for decoder in DECODERS for size in SIZES]
+    names = [f"setr_{decoder}_{size}" for decoder in DECODERS for size in SIZES]
+    return [*names, "setr_hybrid_base", "fcn_resnet50", "fcn_resnet101"]
 
 
 def create_model(
@@ -239,22 +255,46 @@ def create_model(
     aux: bool = True,
     graph: str = "authors",
     pretrained: str | None = None,
-) -> SETR:
+    backbone: str | None = None,
+) -> Any:
     """Make a network of the paper by name.
 
     Args:
-        name: `setr_{naive,pup,mla}_{tiny,small,base,large}`, see `list_models()`. Base and Large
-            are the paper's T-Base and T-Large; Tiny and Small have the shapes of DeiT's.
+        name: `setr_{naive,pup,mla}_{tiny,small,base,large}`; `setr_hybrid_base`, the paper's
+            ResNet-50 + T-Base with the Naive decoder; `fcn_resnet{50,101}`, the convolutional
+            network that the paper compares with. Base and Large are the paper's T-Base and T-Large;
+            Tiny and Small have the shapes of DeiT's.
         num_classes: classes of the scores.
         image_size: rows and columns that the position table is made for, or one number for both.
         aux: whether the auxiliary heads exist.
         graph: `"authors"`: the network of the authors' code; `"mmseg"`: mmsegmentation's.
-        pretrained: not built yet; loading other people's weights comes with the weights chapter.
+        pretrained: the name of a timm model, whose weights are fetched, or the path of any
+            checkpoint that `load_weights` knows. The paper's T-Base is timm's
+            `vit_base_patch16_384.orig_in21k_ft_in1k`, its DeiT `deit_base_distilled_patch16_384`.
+        backbone: a timm model that replaces the encoder, for example `vit_small_patch14_dinov2`;
+            the size in `name` then plays no part. With `pretrained` equal to it, it gets its
+            weights.
 
     Raises:
         ValueError: for an unknown name; the message lists the nearest ones.
+        ConnectionError: if pretrained weights cannot be fetched.
     """
-    return SETR(model_config(name, num_classes, image_size, aux, graph, pretrained))
+    if name not in list_models():
+        raise ValueError(unknown("model", name, list_models()))
+    if name.startswith("fcn"):
+        from .baselines import FCN, FCNConfig
+
+        return FCN(FCNConfig(int(name.removeprefix("fcn_resnet")), num_classes, aux))
+    if backbone is not None:
+        config = timm_config(name.split("_")[1], backbone, num_classes, image_size, aux, graph)
+    else:
+        config = model_config(name, num_classes, image_size, aux, graph)
+    model = SETR(config)
+    if pretrained is not None:
+        from .weights import load_pretrained
+
+        load_pretrained(model, pretrained)
+    return model
 
 
 def model_config(
@@ -263,15 +303,41 @@ def model_config(
     image_size: int | Size = 512,
     aux: bool = True,
     graph: str = "authors",
-    pretrained: str | None = None,
 ) -> SETRConfig:
-    """The configuration of a published network by name; arguments as in `create_model`."""
-    if name not in list_models():
-        raise ValueError(unknown("model", name, list_models()))
-    if pretrained is not None:
-        raise ValueError(f"pretrained={pretrained!r}: loading pretrained weights is not built yet")
+    """The configuration of a published SETR by name; arguments as in `create_model`."""
     _, decoder, size = name.split("_")
     width, depth, heads = SIZES[size]
+    backbone = "vit"
+    if decoder == "hybrid":
+        decoder, backbone = "naive", "hybrid"
     return SETRConfig(
-        decoder, num_classes, as_size(image_size), width, depth, heads, graph=graph, aux=aux
-    )
+        decoder, num_classes, as_size(image_size), width, depth, heads,
+        graph=graph, aux=aux, backbone=backbone,
+    )  # fmt: skip
+
+
+def timm_config(
+    decoder: str,
+    backbone: str,
+    num_classes: int,
+    image_size: int | Size,
+    aux: bool = True,
+    graph: str = "authors",
+    layers: tuple[int, ...] = (),
+) -> SETRConfig:
+    """The configuration of a SETR on a timm backbone.
+
+    Args:
+        layers: the blocks that the heads read; by default the published ones, or quarters of the
+            depth where it is neither 12 nor 24.
+    """
+    from .baselines import TimmEncoder
+
+    with torch.device("meta"):
+        probe = TimmEncoder(backbone, as_size(image_size))
+    if not layers and (decoder, probe.depth) not in LAYERS:
+        layers = tuple(probe.depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+    return SETRConfig(
+        decoder, num_classes, as_size(image_size), probe.width, probe.depth, heads=1,
+        layers=layers, graph=graph, aux=aux, patch_size=probe.patch_size, backbone=backbone,
+    )  # fmt: skip

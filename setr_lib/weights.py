@@ -23,7 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .decoders import UPSAMPLING
 from .encoder import resize_positions
+from .errors import unknown
 from .files import whole_file
 from .geometry import Size, as_size, patch_grid
 from .model import LAYERS, SETR, SETRConfig
@@ -132,6 +134,36 @@ def load_weights(model: SETR, source: Source, strict_head: bool = True) -> LoadR
     return report
 
 
+def load_pretrained(model: SETR, name: str) -> LoadReport:
+    """Fill a model's encoder from a timm model by name (fetched), or all of it from a file.
+
+    Raises:
+        ValueError: if `name` is neither a file nor a timm model, or does not fit.
+        ConnectionError: if the weights cannot be fetched.
+    """
+    if Path(name).is_file():
+        return load_weights(model, name)
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        raise ValueError(
+            f"{name} is neither a file here nor " + unknown("timm model", name, timm.list_models())
+        )
+    own = model.config.backbone == name  # the timm backbone itself, not our encoder
+    size: dict[str, Any] = (
+        {"img_size": model.config.image_size, "dynamic_img_size": True} if own else {}
+    )
+    try:
+        fetched = timm.create_model(name, pretrained=True, num_classes=0, **size)
+    except (OSError, RuntimeError) as error:
+        raise ConnectionError(f"cannot fetch the weights of {name} ({error})") from error
+    if not own:
+        return load_weights(model, fetched.state_dict())
+    encoder: Any = model.encoder
+    encoder.backbone.load_state_dict(fetched.state_dict())
+    return LoadReport("timm", [f"encoder.backbone.{key}" for key in fetched.state_dict()])
+
+
 def config_from_checkpoint(
     source: Source,
     heads: int | None = None,
@@ -151,7 +183,7 @@ def config_from_checkpoint(
     """
     tensors, about = read_tensors(source)
     if "config" in about:
-        given = {"heads": heads, "layers": layers, "image_size": image_size}
+        given: dict[str, Any] = {"heads": heads, "layers": layers, "image_size": image_size}
         config = SETRConfig.from_dict(about["config"])
         return dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     names, _ = translate(tensors)
@@ -177,7 +209,10 @@ def config_from_checkpoint(
     if image_size is None:
         rows, cols = square_grid(shape["encoder.pos_embed"][1])
         image_size = (rows * patch_size, cols * patch_size)
-    aux_convs = {n.split(".")[3] for n in shape if re.match(r"aux_heads\.0\.convs\.", n)}
+    graph = "authors" if authors else "mmseg"
+    aux_convs = len({n.split(".")[3] for n in shape if n.startswith("aux_heads.0.convs.")})
+    if decoder != "mla" and aux_convs == len(UPSAMPLING[graph][f"{decoder} auxiliary"].factors):
+        aux_convs = 0  # as many as the graph has anyway
     return SETRConfig(
         decoder=decoder,
         num_classes=shape["head.classifier.weight"][0],
@@ -187,12 +222,12 @@ def config_from_checkpoint(
         heads=heads or width // 64,
         layers=layers or (),
         channels=channels,
-        graph="authors" if authors else "mmseg",
+        graph=graph,
         aux=any(name.startswith("aux_heads.") for name in shape),
         patch_size=patch_size,
         patch_bias="encoder.patch_embed.proj.bias" in shape,
         in_chans=in_chans,
-        aux_convs=len(aux_convs),
+        aux_convs=aux_convs,
     )
 
 
@@ -442,7 +477,7 @@ class _Ignored:
 
 
 def _unpickle(path: Path) -> Any:
-    ignored = [(_Ignored, "mmengine.logging.history_buffer.HistoryBuffer")]
+    ignored: list[Any] = [(_Ignored, "mmengine.logging.history_buffer.HistoryBuffer")]
     try:
         with torch.serialization.safe_globals(ignored):
             return torch.load(path, map_location="cpu", weights_only=True)

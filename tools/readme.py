@@ -27,7 +27,7 @@ def table() -> str:
         record = load_record(name)
         if "recipe" in record:
             rows.append(run_row(name, record))
-        else:
+        elif "scores" in record:
             for guess, found in record["scores"].items():
                 miou = f"{100 * found['miou']:.1f}"
                 rows.append([f"`{name}`", record["dataset"], f"not: {guess}", "", "", "", miou])

@@ -1,0 +1,120 @@
+"""What a network costs: parameters by part, arithmetic, memory. Nothing is computed, only counted.
+
+Everything runs on fake tensors, which have shapes and no numbers: T-Large at 768 pixels takes
+seconds and no memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .geometry import Size, as_size, patch_grid
+from .losses import segmentation_loss
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one image costs.
+
+    Attributes:
+        parameters: by part; the parts add up to the model.
+        tokens: rows and columns of the patch grid; (0, 0) for a convolutional network.
+        gflops: of one forward pass, in 1e9 operations; a multiplication and an addition are two.
+        inference_gib: largest sum of live activations of a forward pass, in 2**30 bytes, float32.
+        training_gib: the same for forward and backward pass with all heads.
+    """
+
+    parameters: dict[str, int]
+    tokens: Size
+    gflops: float
+    inference_gib: float
+    training_gib: float
+
+
+def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
+    """Count what the model that `make()` returns costs for one image of `image_size`.
+
+    Args:
+        make: for example `lambda: create_model("setr_pup_large", 19, 768)`; called without memory.
+    """
+    size = as_size(image_size)
+    with torch.device("meta"):
+        model = make()
+    with FakeTensorMode():
+        materialise(model)
+        images = torch.zeros(1, 3, *size)
+        labels = torch.zeros(1, *size, dtype=torch.int64)
+        model.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as flops:
+            model(images)
+        with torch.no_grad(), PeakMemory() as inference:
+            model(images)
+        model.train()
+        with PeakMemory() as training:
+            heads = model.head_logits(images)
+            losses = (
+                segmentation_loss(model.to_image(scores, size), labels, check=False)
+                for scores in (heads["main"], *heads["aux"])
+            )
+            sum(losses).backward()  # type: ignore[union-attr]
+    return Costs(
+        parameters=parameters_by_part(model),
+        tokens=patch_grid(size, model.encoder.patch_size) if hasattr(model, "neck") else (0, 0),
+        gflops=flops.get_total_flops() / 1e9,
+        inference_gib=inference.peak / 2**30,
+        training_gib=training.peak / 2**30,
+    )
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, int]:
+    """Parameters of encoder, neck, head and auxiliary heads, as far as the model has them."""
+    names = {"encoder": "encoder", "neck": "neck", "head": "head", "aux_heads": "auxiliary heads"}
+    parts = {name: getattr(model, part, None) for part, name in names.items()}
+    return {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def materialise(model: nn.Module) -> None:
+    """Give a model from the meta device fake tensors on the CPU, where the fused attention is."""
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+class PeakMemory(TorchDispatchMode):
+    """The largest number of bytes that tensors made inside this context held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
+        result = op(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in known:  # a view, or a result in place, is no new memory
+                self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.live = {key: held for key, held in self.live.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+        return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,0 +1,97 @@
+"""Against mmsegmentation itself, where it is installed: pip install -r requirements-mmseg.txt.
+
+Its networks are built by its own classes and fed the same images. What it imports from compiled
+operators is replaced by stand-ins that no SETR calls.
+"""
+
+import sys
+from unittest import mock
+
+import pytest
+import torch
+
+from setr_lib import SETR, config_from_checkpoint, load_weights
+
+pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
+for name in ("mmcv.ops", "mmcv.ops.point_sample", "mmcv._ext"):
+    sys.modules.setdefault(name, mock.MagicMock())
+
+from mmseg.models.backbones.vit import VisionTransformer  # noqa: E402
+from mmseg.models.decode_heads.fcn_head import FCNHead  # noqa: E402
+from mmseg.models.decode_heads.setr_mla_head import SETRMLAHead  # noqa: E402
+from mmseg.models.decode_heads.setr_up_head import SETRUPHead  # noqa: E402
+from mmseg.models.necks.mla_neck import MLANeck  # noqa: E402
+
+BN = {"type": "BN"}
+
+
+class Theirs(torch.nn.Module):
+    """A network of mmsegmentation's parts, wired like its EncoderDecoder."""
+
+    def __init__(self, decoder, layers, width, heads, depth, classes, size, patch_bias, city):
+        super().__init__()
+        self.backbone = VisionTransformer(
+            img_size=size, patch_size=16, embed_dims=width, num_layers=depth, num_heads=heads,
+            mlp_ratio=4, out_indices=layers, qkv_bias=True, drop_rate=0.0,
+            norm_cfg={"type": "LN", "eps": 1e-6}, interpolate_mode="bilinear",
+            with_cls_token=decoder != "mla", output_cls_token=False, patch_bias=patch_bias,
+        )  # fmt: skip
+        common = {
+            "num_classes": classes,
+            "norm_cfg": BN,
+            "align_corners": False,
+            "dropout_ratio": 0,
+        }
+        self.neck = None
+        if decoder == "mla":
+            self.neck = MLANeck([width] * 4, 32, norm_cfg=BN, act_cfg={"type": "ReLU"})
+            self.decode_head = SETRMLAHead(
+                in_channels=(32,) * 4, channels=64, in_index=(0, 1, 2, 3), mla_channels=16,
+                up_scale=4, **common,
+            )  # fmt: skip
+            self.auxiliary_head = torch.nn.ModuleList(
+                FCNHead(in_channels=32, channels=32, in_index=i, num_convs=0, kernel_size=1,
+                        concat_input=False, **common)
+                for i in range(4)
+            )  # fmt: skip
+            return
+        facts = {"naive": (1, 4, 1, 1 if city else 2), "pup": (4, 2, 3, 2)}[decoder]
+        convs, scale, kernel, aux_convs = facts
+        head = {"in_channels": width, "channels": 32, "kernel_size": kernel, **common}
+        self.decode_head = SETRUPHead(in_index=3, num_convs=convs, up_scale=scale, **head)
+        self.auxiliary_head = torch.nn.ModuleList(
+            SETRUPHead(in_index=i, num_convs=aux_convs, up_scale=4, **head) for i in range(3)
+        )
+
+    def forward(self, images):
+        features = self.backbone(images)
+        features = self.neck(features) if self.neck is not None else features
+        return [head(features) for head in (self.decode_head, *self.auxiliary_head)]
+
+
+@pytest.mark.parametrize("patch_bias", [True, False])
+@pytest.mark.parametrize(
+    "decoder, city", [("naive", False), ("naive", True), ("pup", False), ("mla", False)]
+)
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (50, 75)])
+@torch.no_grad()
+def test_every_head_agrees_with_mmsegmentation(decoder, city, patch_bias, size):
+    """Scores at the image's size, to 2e-4 of their standard deviation."""
+    facts = {"layers": (1, 2, 4, 5), "width": 48, "heads": 3, "depth": 6, "classes": 7}
+    torch.manual_seed(0)
+    theirs = Theirs(decoder, size=(64, 64), patch_bias=patch_bias, city=city, **facts).eval()
+    for tensor in theirs.state_dict().values():
+        if tensor.is_floating_point():
+            torch.nn.init.normal_(tensor, std=0.2).abs_() if tensor.ndim == 1 else None
+    state = theirs.state_dict()
+    config = config_from_checkpoint(state, heads=3, layers=facts["layers"], image_size=64)
+    assert config.graph == "mmseg" and config.patch_bias == patch_bias
+    ours = SETR(config).eval()
+    assert not load_weights(ours, state).fresh
+    images = torch.randn(2, 3, *size)
+    heads = ours.head_logits(images)
+    for found, wanted in zip((heads["main"], *heads["aux"]), theirs(images), strict=True):
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() < 2e-4 * wanted.std()
+    wanted = torch.nn.functional.interpolate(theirs(images)[0], size=size, mode="bilinear")
+    assert (ours(images) - wanted).abs().max() < 2e-4 * wanted.std()
