@@ -121,7 +121,7 @@ def _shapes(decoder: str) -> Recipe:
         batch=8,
         schedule=200,
         optimiser="adamw",
-        rate=5e-4,
+        rate=1e-3,
         head_factor=1.0,
         floor=0.0,
         warmup=20,
