@@ -181,7 +181,7 @@ def _predict(options: argparse.Namespace) -> None:
     """Find the class of every pixel of an image and lay the classes over it."""
     pixels = to_pixels(options.image)
     model, recipe, about = _load(options)
-    label = predict(model, pixels, scale=recipe.scale, window=recipe.window, stride=recipe.stride)
+    label = predict(model, pixels, base=recipe.scale, window=recipe.window, stride=recipe.stride)
     with whole_file(options.out) as temporary:
         Image.fromarray(overlay(pixels, label, about["palette"], options.opacity)).save(temporary)
     if options.mask:

@@ -110,7 +110,7 @@ def scores(counts: Pixels) -> Scores:
 def evaluate(
     model: nn.Module,
     dataset: PairDataset,
-    scale: tuple[int, int] | None = None,
+    base: tuple[int, int] | None = None,
     window: int | Size | None = None,
     stride: int | Size | None = None,
     progress: bool = True,
@@ -118,7 +118,7 @@ def evaluate(
     """The confusion matrix of `model` on a whole data set, at the labels' own resolution.
 
     Args:
-        scale: (long side, short side) that images are fitted into before the network reads them;
+        base: (long side, short side) that images are fitted into before the network reads them;
             None: their own size.
         window, stride: slide a window of this size; None: the whole image at once.
 
@@ -128,7 +128,7 @@ def evaluate(
     classes = len(dataset.classes)
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     for image, label in tqdm(dataset, desc="evaluate", disable=not progress, leave=False):
-        prediction = predict(model, image, scale=scale, window=window, stride=stride)
+        prediction = predict(model, image, base=base, window=window, stride=stride)
         counts += confusion_matrix(prediction, label, classes, dataset.ignore_index)
     return counts
 
@@ -138,7 +138,7 @@ def predict(
     image: "Image.Image | Pixels | str | os.PathLike[str]",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    scale: tuple[int, int] | None = None,
+    base: tuple[int, int] | None = None,
     window: int | Size | None = None,
     stride: int | Size | None = None,
 ) -> np.ndarray:
@@ -150,7 +150,7 @@ def predict(
         scales: ratios at which the image is read; the probabilities are averaged. Paper, section
             4.2: 0.5, 0.75, 1, 1.25, 1.5, 1.75.
         flip: read each of them mirrored too.
-        scale: (long side, short side) that ratio 1 is fitted into; None: the image's own size.
+        base: (long side, short side) that ratio 1 is fitted into; None: the image's own size.
         window, stride: slide a window; None: the whole image at once.
 
     Returns:
@@ -161,14 +161,14 @@ def predict(
     """
     pixels = to_pixels(image)
     size = (pixels.shape[0], pixels.shape[1])
-    base = fit_inside(size, scale) if scale else size
+    height, width = fit_inside(size, base) if base else size
     was_training = model.training
     model.eval()
     try:
         total: Tensor | float = 0.0
         for ratio in scales:
             view = resize_image(
-                pixels, (max(1, round(base[0] * ratio)), max(1, round(base[1] * ratio)))
+                pixels, (max(1, round(height * ratio)), max(1, round(width * ratio)))
             )
             for mirrored in (False, True)[: 1 + flip]:
                 logits = _logits(model, view[:, ::-1] if mirrored else view, window, stride)

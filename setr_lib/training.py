@@ -104,6 +104,7 @@ class Run:
         self.optimiser = make_optimiser(self.model, recipe)
         self.step = 0
         self.seconds = 0.0  # of training and evaluation, over all sessions of the run
+        self.surroundings = surroundings(device)  # of the code that runs, whatever changes on disk
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.evaluations: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -140,7 +141,7 @@ class Run:
                 bar.update()
                 if self.step % recipe.evaluate_every == 0 or self.step == steps:
                     self.evaluate(bar)
-                    saved = 0.0  # a new score is worth saving at once
+                    saved = -math.inf  # a new score is worth saving at once
                 if stop or self.step == steps or time.monotonic() - saved > SAVE_SECONDS:
                     self.seconds, clock = self.seconds + time.monotonic() - clock, time.monotonic()
                     self.save_state()
@@ -270,7 +271,7 @@ class Run:
             "finished": self.step == self.recipe.schedule,
             "started": self.started,
             "seconds": round(self.seconds, 1),
-            **surroundings(self.device),
+            **self.surroundings,
             "images": {"train": len(self.data), "val": len(self.validation)},
             "evaluations": plain,
             "best": best,
