@@ -5,6 +5,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from .download import ARCHIVES, download
 from .evaluation import Scores, evaluate, predict, scores, to_pixels
 from .files import whole_file, write_json
 from .model import SETR, create_model, list_models
-from .plots import colour, overlay
+from .plots import colour, overlay, spread_palette
 from .priors import prior_scores
-from .recipes import Recipe, list_recipes
+from .recipes import list_recipes
 from .records import surroundings
 from .training import default_device, train
 from .weights import config_from_checkpoint, load_checkpoint, load_weights, save_checkpoint
@@ -164,15 +165,19 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a checkpoint on a data set: IoU per class, mIoU, accuracy."""
-    model, recipe, about = _load(options)
-    dataset = load_dataset(options.data or recipe.dataset, options.split, options.root)
-    if tuple(about["classes"]) != dataset.classes:
+    model, about, views = _load(options)
+    trained_on = about.get("recipe", {}).get("dataset")
+    if not (options.data or trained_on):
+        raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
+    dataset = load_dataset(options.data or trained_on, options.split, options.root)
+    if model.config.num_classes != len(dataset.classes):
         raise ValueError(
-            f"the checkpoint has the {len(about['classes'])} classes of {recipe.dataset}, "
-            f"{dataset.name} has {len(dataset.classes)}: evaluate it on data with its own classes"
+            f"the checkpoint has {model.config.num_classes} classes, {dataset.name} has "
+            f"{len(dataset.classes)}: evaluate it on data with its own classes"
         )
-    counts = evaluate(model, dataset, recipe.scale, recipe.window, recipe.stride, not options.quiet)
-    found = _report({f"{recipe.name}, step {about['step']}": scores(counts)}, dataset.classes)
+    counts = evaluate(model, dataset, **views, progress=not options.quiet)
+    name = f"{about['recipe']['name']}, step {about['step']}" if trained_on else "checkpoint"
+    found = _report({name: scores(counts)}, dataset.classes)
     if options.json:
         write_json(options.json, {"dataset": dataset.name, "split": options.split, "scores": found})
 
@@ -180,16 +185,18 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     """Find the class of every pixel of an image and lay the classes over it."""
     pixels = to_pixels(options.image)
-    model, recipe, about = _load(options)
-    label = predict(model, pixels, base=recipe.scale, window=recipe.window, stride=recipe.stride)
+    model, about, views = _load(options)
+    classes = about.get("classes") or [f"class {k}" for k in range(model.config.num_classes)]
+    palette = about.get("palette") or spread_palette(len(classes))
+    label = predict(model, pixels, **views)
     with whole_file(options.out) as temporary:
-        Image.fromarray(overlay(pixels, label, about["palette"], options.opacity)).save(temporary)
+        Image.fromarray(overlay(pixels, label, palette, options.opacity)).save(temporary)
     if options.mask:
         mask = Image.fromarray(label)
-        mask.putpalette(colour(np.arange(256), about["palette"]).tobytes())
+        mask.putpalette(colour(np.arange(256), palette).tobytes())
         with whole_file(options.mask) as temporary:
             mask.save(temporary)
-    shares = {name: (label == k).mean() for k, name in enumerate(about["classes"])}
+    shares = {name: (label == k).mean() for k, name in enumerate(classes)}
     found = sorted(((s, n) for n, s in shares.items() if s >= 0.005), reverse=True)
     print(", ".join(f"{n} {100 * s:.0f} %" for s, n in found), f"-> {options.out}")
 
@@ -208,7 +215,8 @@ def _baselines(options: argparse.Namespace) -> None:
         )
 
 
-def _load(options: argparse.Namespace) -> tuple[SETR, Recipe, dict]:
+def _load(options: argparse.Namespace) -> tuple[SETR, dict[str, Any], dict[str, Any]]:
+    """The model, what its file says of it, and how it wants to see images."""
     path = options.checkpoint
     if path is None:
         runs = sorted(Path("runs").glob("*/best.safetensors"), key=lambda p: p.stat().st_mtime)
@@ -220,7 +228,9 @@ def _load(options: argparse.Namespace) -> tuple[SETR, Recipe, dict]:
         path = runs[-1]
         print(f"using {path}", file=sys.stderr)
     model, about = load_checkpoint(path, options.device or default_device())
-    return model, Recipe.from_dict(about["recipe"]), about
+    recipe = about.get("recipe", {})  # a converted checkpoint has none: whole images as they are
+    names = {"base": "scale", "window": "window", "stride": "stride"}
+    return model, about, {ours: recipe.get(fact) for ours, fact in names.items()}
 
 
 def _report(found: dict[str, Scores], classes: tuple[str, ...]) -> dict[str, dict]:

@@ -53,7 +53,7 @@ class FCN(nn.Module):
     def __init__(self, config: FCNConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder: Any = timm.create_model(
+        encoder: Any = timm.create_model(
             f"resnet{config.depth}",
             features_only=True,
             out_indices=(3, 4),
@@ -62,7 +62,8 @@ class FCN(nn.Module):
             stem_width=32,
             in_chans=config.in_chans,
         )
-        deep, deepest = self.encoder.feature_info.channels()
+        self.encoder = encoder
+        deep, deepest = encoder.feature_info.channels()
         self.head = FCNHead(deepest, 512, config.num_classes, convs=2, concat=True)
         aux = [FCNHead(deep, 256, config.num_classes, convs=1, concat=False)]
         self.aux_heads = nn.ModuleList(aux if config.aux else [])
@@ -126,10 +127,11 @@ class ResNetEmbed(nn.Module):
 
     def __init__(self, width: int, in_chans: int) -> None:
         super().__init__()
-        self.backbone: Any = timm.create_model(
+        backbone: Any = timm.create_model(
             "resnet50", features_only=True, out_indices=(4,), output_stride=16, in_chans=in_chans
         )
-        self.proj = nn.Conv2d(self.backbone.feature_info.channels()[0], width, 1)
+        self.backbone = backbone
+        self.proj = nn.Conv2d(backbone.feature_info.channels()[0], width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(self.backbone(images)[0]).flatten(2).transpose(1, 2)

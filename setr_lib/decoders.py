@@ -145,6 +145,7 @@ class MLAAuxHead(nn.Module):
         self.classifier = nn.Conv2d(channels, classes, 1, bias=graph.aux_bias)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """A fused map `(B,C,Y,X)` -> scores `(B,K,Y,X)`."""
         return self.classifier(maps)
 
 

@@ -186,10 +186,10 @@ class SETR(nn.Module):
         """Every head's scores before its last resize.
 
         Returns:
-            `{"main": (B,K,h,w), "aux": [(B,K,h,w), ...]}`, auxiliaries from shallow to deep (in
-            mmsegmentation's MLA from deep to shallow). With `graph="authors"`, Naive: h = rows of
-            the patch grid; PUP: 8 times that, its auxiliaries 4 times; MLA: 4 times, its
-            auxiliaries once.
+            A dictionary with "main", `(B,K,h,w)`, and "aux", a list of such maps from shallow to
+            deep (in mmsegmentation's MLA from deep to shallow). In the authors' graph h is, for
+            Naive, the rows of the patch grid; for PUP 8 times that, its auxiliaries 4 times; for
+            MLA 4 times, its auxiliaries once.
         """
         main, *aux = self._heads(images, aux=True)
         return {"main": main, "aux": aux}

@@ -2,6 +2,7 @@
 
 # H W image rows and columns, K classes
 
+import colorsys
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,16 @@ def colour(label: np.ndarray | torch.Tensor, palette: Palette) -> np.ndarray:
     table = np.full((256, 3), 255, np.uint8)
     table[: len(palette)] = palette
     return table[np.asarray(label).astype(np.uint8)]
+
+
+def spread_palette(classes: int) -> list[tuple[int, int, int]]:
+    """Colours for classes that come without: evenly spaced hues, in three brightnesses."""
+    colours = []
+    for k in range(classes):
+        rgb = colorsys.hsv_to_rgb(k * 0.618 % 1, 0.75, (1.0, 0.7, 0.45)[k % 3])
+        red, green, blue = (round(255 * part) for part in rgb)
+        colours.append((red, green, blue))
+    return colours
 
 
 def overlay(
@@ -97,14 +108,14 @@ def show_predictions(
 
 def show_run(records: dict[str, dict[str, Any]], baselines: dict[str, float]) -> Figure:
     """mIoU of runs against the step, with horizontal lines for what needs no network."""
-    figure, ax = plt.subplots(figsize=(7, 3.4))
+    figure, ax = plt.subplots(figsize=(9, 3.4))
     for name, record in records.items():
         steps = [e["step"] for e in record["evaluations"]]
         ax.plot(steps, [100 * e["miou"] for e in record["evaluations"]], "o-", ms=4, label=name)
     for style, (name, miou) in zip((":", "--", "-."), baselines.items()):
         ax.axhline(100 * miou, color="0.4", ls=style, label=f"{name} ({100 * miou:.1f})")
     ax.set(xlabel="training step", ylabel="mIoU on the validation split, %", ylim=(0, None))
-    ax.legend()
+    figure.legend(loc="outside right center")
     return figure
 
 

@@ -81,8 +81,12 @@ class Recipe:
 
     def hash(self) -> str:
         """Twelve letters that change with any fact of the recipe."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return facts_hash(self.to_dict())
+
+
+def facts_hash(facts: dict[str, Any]) -> str:
+    """The hash of a recipe's plain facts, as a record holds them."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def list_recipes() -> list[str]:

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from setr_lib import recipes
+from setr_lib import load_checkpoint, recipes
 from setr_lib.__main__ import main
 from setr_lib.shapes import PALETTE
 
@@ -88,7 +89,7 @@ def test_a_checkpoint_of_other_classes_is_refused(trained, tmp_path, capsys):
         file = tmp_path / "data" / "camvid" / folder / "a.png"
         Image.fromarray(array.astype(np.uint8)).save(file)
     assert main(["evaluate", "--data", "camvid"]) == 2
-    assert "has the 8 classes of shapes, camvid has 11" in capsys.readouterr().err
+    assert "has 8 classes, camvid has 11" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_named(trained, capsys):
@@ -101,14 +102,43 @@ def test_a_damaged_checkpoint_is_named(trained, capsys):
 def test_summary_counts_the_parts(capsys):
     assert main(["summary", "setr_mla_tiny", "--image-size", "360", "480", "--classes", "11"]) == 0
     said = capsys.readouterr().out
-    assert "23 x 30 = 690 patch tokens of width 192" in said and "neck" in said
-    parts = [int(line.split()[-2].replace(",", "")) for line in said.splitlines()[1:-1]]
+    assert "690 = 23 x 30 patches" in said and "neck" in said and "GFLOP" in said
+    lines = [line for line in said.splitlines() if line.endswith("parameters")]
+    parts = [int(line.split()[-2].replace(",", "")) for line in lines]
     assert sum(parts[:-1]) == parts[-1]
+
+
+def test_summary_of_all_models(capsys, monkeypatch):
+    monkeypatch.setattr("setr_lib.__main__.list_models", lambda: ["setr_pup_tiny", "fcn_resnet50"])
+    assert main(["summary", "--all", "--image-size", "64", "--classes", "19"]) == 0
+    head, pup, fcn = capsys.readouterr().out.splitlines()
+    assert pup.startswith("setr_pup_tiny") and pup.endswith(" 16") and fcn.endswith(" 0")
+    assert len(head.split()) > 5 and main(["summary"]) == 2
+
+
+def test_convert_writes_our_form(tmp_path, monkeypatch, capsys):
+    """The authors' file goes in, a file that `evaluate` and `predict` understand comes out."""
+    from test_weights import in_authors_names, random_model
+
+    theirs = random_model("pup", image_size=(48, 48))
+    torch.save({"state_dict": in_authors_names(theirs)}, tmp_path / "theirs.pth")
+    files = [str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]
+    assert main(["convert", *files, "--heads", "3", "--layers", "0", "1", "2", "3"]) == 0
+    assert "authors: " in capsys.readouterr().out
+    ours, _ = load_checkpoint(files[1])
+    images = torch.randn(1, 3, 48, 64)
+    assert torch.equal(ours(images), theirs(images))
+    Image.fromarray(np.full((15, 33, 3), 120, np.uint8)).save(tmp_path / "x.png")
+    words = [str(tmp_path / "x.png"), "--checkpoint", files[1], "--out", str(tmp_path / "y.png")]
+    assert main(["predict", *words]) == 0 and "class " in capsys.readouterr().out
+    assert main(["evaluate", files[1]]) == 2 and "--data" in capsys.readouterr().err
+    assert main(["convert", files[0], str(tmp_path / "no.safetensors")]) == 2
+    assert not (tmp_path / "no.safetensors").exists()
 
 
 def test_help_lists_the_commands():
     done = subprocess.run(
         [sys.executable, "-m", "setr_lib", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("summary", "download", "train", "evaluate", "predict", "baselines"):
+    for command in ("summary", "convert", "download", "train", "evaluate", "predict", "baselines"):
         assert command in done.stdout
