@@ -155,7 +155,7 @@ def test_predict_takes_any_form_and_size_of_image(tmp_path, size):
 
 
 def test_predict_averages_probabilities_over_views():
-    model = SETR(small_config()).eval()
+    model = PixelModel().eval()  # its scores differ from place to place
     image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     total = 0
     with torch.no_grad():

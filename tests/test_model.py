@@ -102,6 +102,21 @@ def test_padding_moves_no_pixel(decoder):
     torch.testing.assert_close(model(images[..., :40, :50]), model(images)[..., :40, :50])
 
 
+@pytest.mark.parametrize("decoder", ["naive", "pup"])
+@pytest.mark.parametrize("graph", ["authors", "mmseg"])
+def test_each_auxiliary_head_reads_its_own_block(decoder, graph):
+    """From shallow to deep; in the authors' PUP the last one reads the main head's block."""
+    model = SETR(small_config(decoder, graph=graph)).eval()
+    images = torch.randn(1, 3, 48, 64)
+    found = model.head_logits(images)["aux"]
+    layers = (0, 1, 2, 3)[: len(found)]
+    assert len(found) == (4 if (decoder, graph) == ("pup", "authors") else 3)
+    for head, scores, tokens in zip(
+        model.aux_heads, found, model.encoder.features(images, layers), strict=True
+    ):
+        assert torch.equal(head(tokens, (3, 4)), scores)
+
+
 def test_heads_train_faster_but_not_the_neck():
     """The authors' rule is the word "head" in a name; MLA's fusion is part of their backbone."""
     model = SETR(small_config("mla"))

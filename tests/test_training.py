@@ -124,6 +124,14 @@ def test_steps_lie_in_the_schedule(tmp_path, small_recipe, steps):
     assert not any(tmp_path.iterdir())
 
 
+def test_training_works_outside_the_main_thread(tmp_path, small_recipe):
+    """Only the main thread may listen for signals; a run in another one goes without."""
+    thread = threading.Thread(target=run, args=(small_recipe, tmp_path), kwargs={"steps": 2})
+    thread.start()
+    thread.join()
+    assert json.loads((tmp_path / "record.json").read_text())["step"] == 2
+
+
 def test_rates_follow_the_closed_form(small_recipe):
     """SGD of the paper, 40 steps: (base - 1e-4) (1 - t/40)^0.9 + 1e-4, ten times base for heads."""
     recipe = dataclasses.replace(
