@@ -468,8 +468,22 @@ def read_tensors(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(metadata.get("setr_lib", "{}"))
 
 
+# Training logs that checkpoints carry along beside the tensors. They are not read: each of these
+# names is answered with an empty stand-in.
+_LOGS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+)
+
+
 class _Ignored:
-    """Stands in for harmless classes of training frameworks that checkpoints carry along."""
+    """An empty stand-in that swallows whatever it is made from."""
 
     def __init__(self, *args: Any) -> None: ...
 
@@ -477,7 +491,7 @@ class _Ignored:
 
 
 def _unpickle(path: Path) -> Any:
-    ignored: list[Any] = [(_Ignored, "mmengine.logging.history_buffer.HistoryBuffer")]
+    ignored: list[Any] = [(_Ignored, name) for name in _LOGS]
     try:
         with torch.serialization.safe_globals(ignored):
             return torch.load(path, map_location="cpu", weights_only=True)

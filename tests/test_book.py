@@ -111,6 +111,19 @@ def test_make_address_rewrites_every_copy(tmp_path):
     assert bad.returncode and "https://github.com/OWNER/REPOSITORY" in bad.stderr
 
 
+@pytest.mark.parametrize("place", ["checkout", "elsewhere"])
+def test_the_first_cell_finds_or_fetches_the_book(tmp_path, place):
+    """In a checkout it stays there; in an empty folder, as on Colab, it clones once."""
+    cell = tool("notebooks").TEMPLATE.read_text().replace("REPOSITORY_URL", str(ROOT))
+    code = f"{cell}\n{cell}\nimport setr_lib\nprint(setr_lib.__file__, os.getcwd())"
+    folder = ROOT / "book" if place == "checkout" else tmp_path
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    root = ROOT if place == "checkout" else tmp_path / "setr-step-by-step"
+    assert done.stdout.split() == [str(root / "setr_lib" / "__init__.py"), str(root / "book")]
+
+
 def test_commands_in_the_texts_exist():
     """Every `python -m setr_lib ...` of README and contributing guide is understood."""
     text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()

@@ -69,29 +69,36 @@ class Theirs(torch.nn.Module):
         return [head(features) for head in (self.decode_head, *self.auxiliary_head)]
 
 
+NETWORKS = [
+    {"layers": (1, 2, 4, 5), "width": 48, "heads": 3, "depth": 6, "classes": 7},
+    {"layers": (0, 3, 6, 8), "width": 64, "heads": 2, "depth": 9, "classes": 19},
+]
+
+
 @pytest.mark.parametrize("patch_bias", [True, False])
+@pytest.mark.parametrize("facts", NETWORKS, ids=["six blocks", "nine blocks"])
 @pytest.mark.parametrize(
     "decoder, city", [("naive", False), ("naive", True), ("pup", False), ("mla", False)]
 )
-@pytest.mark.parametrize("size", [(64, 64), (64, 96), (50, 75)])
 @torch.no_grad()
-def test_every_head_agrees_with_mmsegmentation(decoder, city, patch_bias, size):
-    """Scores at the image's size, to 2e-4 of their standard deviation."""
-    facts = {"layers": (1, 2, 4, 5), "width": 48, "heads": 3, "depth": 6, "classes": 7}
+def test_every_head_agrees_with_mmsegmentation(decoder, city, facts, patch_bias):
+    """Each head's scores, and the main ones at the image's size, to 2e-4 of their deviation."""
     torch.manual_seed(0)
-    theirs = Theirs(decoder, size=(64, 64), patch_bias=patch_bias, city=city, **facts).eval()
+    theirs = Theirs(decoder, size=(128, 128), patch_bias=patch_bias, city=city, **facts).eval()
     for tensor in theirs.state_dict().values():
-        if tensor.is_floating_point():
-            torch.nn.init.normal_(tensor, std=0.2).abs_() if tensor.ndim == 1 else None
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            torch.nn.init.normal_(tensor, std=0.2).abs_()
     state = theirs.state_dict()
-    config = config_from_checkpoint(state, heads=3, layers=facts["layers"], image_size=64)
+    config = config_from_checkpoint(state, heads=facts["heads"], layers=facts["layers"])
     assert config.graph == "mmseg" and config.patch_bias == patch_bias
+    assert config.image_size == (128, 128) and config.num_classes == facts["classes"]
     ours = SETR(config).eval()
     assert not load_weights(ours, state).fresh
-    images = torch.randn(2, 3, *size)
-    heads = ours.head_logits(images)
-    for found, wanted in zip((heads["main"], *heads["aux"]), theirs(images), strict=True):
-        assert found.shape == wanted.shape
-        assert (found - wanted).abs().max() < 2e-4 * wanted.std()
-    wanted = torch.nn.functional.interpolate(theirs(images)[0], size=size, mode="bilinear")
-    assert (ours(images) - wanted).abs().max() < 2e-4 * wanted.std()
+    for size in [(512, 512), (480, 640), (250, 333), (15, 33)]:
+        images = torch.randn(1, 3, *size)
+        heads, wanted = ours.head_logits(images), theirs(images)
+        for found, expected in zip((heads["main"], *heads["aux"]), wanted, strict=True):
+            assert found.shape == expected.shape
+            assert (found - expected).abs().max() < 2e-4 * expected.std()
+        full = torch.nn.functional.interpolate(wanted[0], size=size, mode="bilinear")
+        assert (ours(images) - full).abs().max() < 2e-4 * full.std()

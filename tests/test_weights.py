@@ -3,7 +3,10 @@
 import dataclasses
 import pickle
 import re
+import sys
+import types
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -278,6 +281,29 @@ def test_damaged_files_are_named(tmp_path):
             load_weights(model, file)
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*b\.pth"):
         load_weights(model, tmp_path / "b.pth")
+
+
+def test_training_logs_in_a_file_are_passed_over(tmp_path, monkeypatch):
+    """mmengine's checkpoints carry its log buffers and numpy numbers; they are not read."""
+    module = types.ModuleType("mmengine.logging.history_buffer")
+
+    class HistoryBuffer:
+        def __init__(self):
+            self.values = np.arange(3.0)
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer
+    for name in ("mmengine", "mmengine.logging"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    model = random_model("naive", "mmseg")
+    log = {"loss": HistoryBuffer(), "iter": np.int64(7), "rates": np.ones(2)}
+    content = {"state_dict": in_mmseg_names(model), "message_hub": log}
+    torch.save(content, tmp_path / "theirs.pth")
+    ours = SETR(model.config).eval()
+    load_weights(ours, tmp_path / "theirs.pth")
+    images = torch.randn(1, 3, 48, 64)
+    assert torch.equal(ours(images), model(images))
 
 
 class Evil:
