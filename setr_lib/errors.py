@@ -10,3 +10,9 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.6)
     hint = f": did you mean {' or '.join(near)}?" if near else "."
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"
+
+
+def few(names: list[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
