@@ -149,7 +149,8 @@ class Run:
                 if stop and self.step < steps:
                     bar.write(
                         f"Stopped after step {self.step} of {steps}; nothing is lost. Go on with: "
-                        f"python -m setr_lib train {recipe.name} --out {self.out} --resume"
+                        f"python -m setr_lib train {recipe.name} --out {self.out} --resume "
+                        "(and the options that this run was started with)"
                     )
                     raise KeyboardInterrupt
         return read_json(self.out / "record.json")
