@@ -220,9 +220,8 @@ class SETR(nn.Module):
         aux_heads = list(self.aux_heads) if aux else []
         if self.neck is not None:
             maps = self.neck(self.encoder.features(images, c.layers), grid)
-            if MLA[c.graph].deepest_first:
-                return [self.head(maps)] + [h(m) for h, m in zip(aux_heads, maps[::-1])]
-            return [self.head(maps)] + [h(m) for h, m in zip(aux_heads, maps)]
+            ordered = maps[::-1] if MLA[c.graph].deepest_first else maps
+            return [self.head(maps)] + [h(m) for h, m in zip(aux_heads, ordered)]
         layers = [*c.aux_layers[: len(aux_heads)], c.layers[-1]]
         *early, last = self.encoder.features(images, layers)
         return [self.head(last, grid)] + [h(t, grid) for h, t in zip(aux_heads, early)]

@@ -115,19 +115,14 @@ def load_weights(model: SETR, source: Source, strict_head: bool = True) -> LoadR
             report.renamed[key] = name
     report.fresh = [n for n in state if n not in filled and not n.endswith("num_batches_tracked")]
     bias = "encoder.patch_embed.proj.bias"
-    if bias in report.fresh and report.format != "timm":  # mmsegmentation >= 1.2 trains without
+    if bias in report.fresh and report.format == "mmseg":  # its 1.2 trains without
         filled[bias] = torch.zeros_like(state[bias])
         report.fresh.remove(bias)
         report.resized[bias] = "not in the file: zero, which is the same"
-    allowed = ".classifier." if has_head else ("head.", "aux_heads.", "neck.")
-    missing = [
-        name
-        for name in report.fresh
-        if not (
-            (has_head and not strict_head and allowed in name)  # type: ignore[operator]
-            or (not has_head and name.startswith(allowed))
-        )
-    ]
+    if has_head:
+        missing = [n for n in report.fresh if strict_head or ".classifier." not in n]
+    else:  # an encoder alone fills the encoder, and must fill all of it
+        missing = [n for n in report.fresh if n.startswith("encoder.")]
     if missing or wrong:
         raise ValueError(_mismatch(report.format, missing, wrong))
     report.loaded = list(filled)
@@ -146,10 +141,8 @@ def load_pretrained(model: SETR, name: str) -> LoadReport:
         return load_weights(model, name)
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
-        raise ValueError(
-            f"{name} is neither a file here nor " + unknown("timm model", name, timm.list_models())
-        )
+    if not timm.is_model(name):
+        raise ValueError(f"no file here, and {unknown('timm model', name, timm.list_models())}")
     own = model.config.backbone == name  # the timm backbone itself, not our encoder
     size: dict[str, Any] = (
         {"img_size": model.config.image_size, "dynamic_img_size": True} if own else {}

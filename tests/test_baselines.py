@@ -85,7 +85,10 @@ def test_hybrid_reads_a_resnet():
         ),
         (lambda: TimmEncoder("resnet50", (32, 32)), "resnet50 keeps no single grid of patches"),
         (lambda: FCNConfig(depth=34), "depth is 34; the FCN is built on ResNet-50"),
-        (lambda: load_pretrained(SETR(small_config()), "no/such.pth"), "neither a file here nor"),
+        (
+            lambda: load_pretrained(SETR(small_config()), "no/such.pth"),
+            "no file here, and unknown timm model",
+        ),
     ],
 )
 def test_mistakes_are_named(call, words):

@@ -178,6 +178,14 @@ def test_a_missing_patch_bias_is_zero():
     assert torch.equal(ours(images), theirs(images))
 
 
+def test_only_mmsegmentation_may_lack_the_patch_bias():
+    """In the authors' format a missing bias is a damaged file, not a zero."""
+    state = in_authors_names(random_model("naive"))
+    del state["backbone.patch_embed.proj.bias"]
+    with pytest.raises(ValueError, match=r"Missing: encoder.patch_embed.proj.bias"):
+        load_weights(random_model("naive"), state)
+
+
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
 @pytest.mark.parametrize("classes", [0, 1000])
 def test_timm_weights_fill_the_encoder(name, classes):
