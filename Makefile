@@ -32,9 +32,9 @@ lint: $(READY)
 	$(BIN)/ruff check setr_lib tests tools
 	$(BIN)/mypy setr_lib
 
-# Our encoder beside timm's, turn by turn in one process.
+# Beside others who do the same, turn by turn in one process. SUBJECTS=encoder: only that.
 bench: $(READY)
-	$(BIN)/python tools/bench.py
+	$(BIN)/python -m tools.bench $(SUBJECTS)
 
 # Run the chapters, store their outputs, bring the files into their one form.
 notebooks: $(READY)
