@@ -274,14 +274,19 @@ def inflate(weight: Tensor, channels: int) -> Tensor:
 # ---- files
 
 
-def save_checkpoint(model: SETR, path: str | os.PathLike[str], **about: Any) -> None:
+def save_checkpoint(
+    model: SETR, path: str | os.PathLike[str], half: bool = False, **about: Any
+) -> None:
     """Write weights and configuration to one safetensors file, whole or not at all.
 
     Args:
+        half: keep floats in 16 bits: half the size, for files that travel, not for resuming.
         about: anything JSON can hold that a reader of the file needs (classes, palette, recipe).
     """
     about = {"config": dataclasses.asdict(model.config), **about}
     tensors = {k: value.detach().cpu().contiguous() for k, value in model.state_dict().items()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={"setr_lib": json.dumps(about)})
 
