@@ -79,10 +79,14 @@ class UpsamplingHead(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Size) -> Tensor:
         """Tokens `(B,N,D)` -> scores `(B,K,f*Y,f*X)`, f the product of the factors."""
+        return enlarge(self.small(tokens, grid), self.factors[-1])
+
+    def small(self, tokens: Tensor, grid: Size) -> Tensor:
+        """The scores before the last resize."""
         maps = to_map(self.norm(tokens), grid)
         for conv, factor in zip(self.convs[:-1], self.factors):
             maps = enlarge(conv(maps), factor)
-        return enlarge(self.classifier(self.convs[-1](maps)), self.factors[-1])
+        return self.classifier(self.convs[-1](maps))
 
 
 class MLANeck(nn.Module):
