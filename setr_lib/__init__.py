@@ -3,6 +3,7 @@
 from .datasets import load_dataset
 from .encoder import Encoder, resize_positions
 from .evaluation import Scores, confusion_matrix, evaluate, predict, scores, slide_inference
+from .lean import upsample_cross_entropy
 from .losses import segmentation_loss
 from .model import SETR, SETRConfig, create_model, list_models
 from .recipes import Recipe, get_recipe, list_recipes
@@ -43,4 +44,5 @@ __all__ = [
     "segmentation_loss",
     "slide_inference",
     "train",
+    "upsample_cross_entropy",
 ]

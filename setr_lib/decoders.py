@@ -162,7 +162,7 @@ class ConvBNReLU(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return torch.relu(self.bn(self.conv(maps)))
+        return self.bn(self.conv(maps)).relu_()  # the norm does not need what it gave
 
 
 def to_map(tokens: Tensor, grid: Size) -> Tensor:

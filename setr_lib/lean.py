@@ -14,11 +14,11 @@ This file imports nothing but torch: copy it to use the loss elsewhere.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Size = tuple[int, int]
 
@@ -58,7 +58,7 @@ def upsample_cross_entropy(
 
     Raises:
         ValueError: if shapes do not fit together, or `average` is another word.
-        RuntimeError: from autograd, if it is differentiated twice.
+        RuntimeError: in the backward pass, if a second derivative is asked for.
     """
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         raise ValueError(
@@ -72,18 +72,17 @@ def upsample_cross_entropy(
             f"weight has the shape {tuple(weight.shape)}; expected ({logits.shape[1]},), one "
             "number for each class of the logits"
         )
-    steps = [tuple(size) for size in sizes or [labels.shape[1:]]]
+    steps = list(sizes or [(labels.shape[1], labels.shape[2])])
     if steps[-1][0] < labels.shape[1] or steps[-1][1] < labels.shape[2]:
         raise ValueError(
             f"the map ends at the size {steps[-1]}, smaller than the labels, "
             f"{tuple(labels.shape[1:])}"
         )
     rows, cols = ((side, *ends) for side, ends in zip(logits.shape[2:], zip(*steps)))
-    wanted = torch.is_grad_enabled() and logits.requires_grad
-    facts = (rows, cols, align_corners, ignore_index, average == "valid")
-    if not wanted:
-        return _walk(logits, labels, weight, *facts, gradient=False)[0]
-    return _LossWithGradient.apply(logits, labels, weight, facts)
+    facts = _Facts(rows, cols, align_corners, ignore_index, average == "valid")
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return _LossWithGradient.apply(logits, labels, weight, facts)
+    return _walk(logits, labels, weight, facts, gradient=False)[0]
 
 
 def resize_matrix(sizes: Sequence[int], align_corners: bool = False, like: Any = None) -> Tensor:
@@ -98,7 +97,7 @@ def resize_matrix(sizes: Sequence[int], align_corners: bool = False, like: Any =
     like = torch.empty(0) if like is None else like
     facts: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     whole = torch.eye(sizes[0], **facts)
-    for old, new in zip(sizes, sizes[1:]):
+    for old, new in pairwise(sizes):
         if old != new:
             places = torch.arange(new, **facts)
             if align_corners:
@@ -110,21 +109,33 @@ def resize_matrix(sizes: Sequence[int], align_corners: bool = False, like: Any =
     return whole
 
 
+class _Facts(NamedTuple):
+    rows: Sequence[int]  # the lengths that the axis goes through
+    cols: Sequence[int]
+    align_corners: bool
+    ignore_index: int
+    valid_only: bool
+
+
 class _LossWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight: Any, facts: tuple) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight: Any, facts: _Facts) -> Tensor:
         ctx.save_for_backward(logits, labels, weight)
         ctx.facts = facts
-        loss, ctx.gradient = _walk(logits, labels, weight, *facts, gradient=True)
+        loss, ctx.gradient = _walk(logits, labels, weight, facts, gradient=True)
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # asked for with create_graph=True
+            raise RuntimeError(
+                "upsample_cross_entropy has no second derivative; leave out create_graph=True or "
+                "use F.interpolate and F.cross_entropy"
+            )
         logits, labels, weight = ctx.saved_tensors
         gradient, ctx.gradient = ctx.gradient, None  # given away: it is scaled in place
         if gradient is None:  # a second time through a retained graph
-            gradient = _walk(logits, labels, weight, *ctx.facts, gradient=True)[1]
+            gradient = _walk(logits, labels, weight, ctx.facts, gradient=True)[1]
         return gradient.mul_(outer).to(logits.dtype), None, None, None
 
 
@@ -132,69 +143,62 @@ def _walk(
     logits: Tensor,
     labels: Tensor,
     weight: Tensor | None,
-    row_sizes: Sequence[int],
-    col_sizes: Sequence[int],
-    align_corners: bool,
-    ignore_index: int,
-    valid_only: bool,
+    facts: _Facts,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient `(B,K,h,w)` (empty if not wanted), tile by tile."""
+    """The loss, and its gradient `(B,K,h,w)` if that is wanted, tile by tile."""
     B, K, _, w = logits.shape
     H, W = labels.shape[1:]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     one = torch.ones((), dtype=dtype, device=logits.device)
     weights = one.expand(K) if weight is None else weight.to(one)
-    share = one / _divisor(labels, weights, ignore_index, valid_only)
-    rows_Hh = resize_matrix(row_sizes, align_corners, one)
-    cols_Ww = resize_matrix(col_sizes, align_corners, one)
-    loss = torch.zeros_like(one)
+    loss, valid = torch.zeros_like(one), torch.zeros_like(one)
     found = torch.zeros_like(logits if gradient else one, dtype=dtype)
-    # A hundredth of the whole at most, so that little is held; few columns, so that the matrix of a
-    # tile is full; then as many rows as fit.
-    cache = CACHE if logits.device.type == "cpu" else LAUNCH
-    step = max(1, min(cache, B * K * H * W // 128) // (B * K * min(W, COLUMNS)))
+    # Few columns, so that the matrix of a tile is full, then as many rows as fit; little beside the
+    # whole, which would be B*K*H*W numbers.
+    most = min(CACHE if logits.device.type == "cpu" else LAUNCH, B * K * H * W // 128)
+    step = max(1, most // (B * K * min(W, COLUMNS)))
     space = torch.empty(step * B * K * min(W, COLUMNS), dtype=dtype, device=logits.device)
     with torch.autocast(logits.device.type, enabled=False), torch.no_grad():
+        rows_Hh = resize_matrix(facts.rows, facts.align_corners, one)
+        cols_Ww = resize_matrix(facts.cols, facts.align_corners, one)
         for top in range(0, H, step):
             bottom = min(top + step, H)
-            first, last = _reach(top, bottom, row_sizes, align_corners)
+            first, last = _reach(top, bottom, facts.rows, facts.align_corners)
             rows_ra = rows_Hh[top:bottom, first:last]
             small = logits[:, :, first:last].to(dtype).permute(2, 0, 1, 3)  # (a,B,K,w)
             strip = (rows_ra @ small.reshape(last - first, -1)).view(-1, w)  # (r*B*K, w)
             strip_gradient = torch.zeros_like(strip if gradient else one)
             for left in range(0, W, COLUMNS):
                 right = min(left + COLUMNS, W)
-                start, stop = _reach(left, right, col_sizes, align_corners)
+                start, stop = _reach(left, right, facts.cols, facts.align_corners)
                 cols_cb = cols_Ww[left:right, start:stop]
                 tile = space[: len(strip) * (right - left)].view(len(strip), -1)
                 torch.mm(strip[:, start:stop], cols_cb.T, out=tile)
                 scores = tile.view(bottom - top, B, K, right - left)
                 truth = labels[:, top:bottom, left:right].transpose(0, 1).unsqueeze(2).long()
-                counts = truth != ignore_index
+                counts = truth != facts.ignore_index
                 truth = truth.where(counts, 0)
-                scale = weights[truth] * counts * share  # (r,B,1,c), what each pixel weighs
-                scores.sub_(scores.amax(2, keepdim=True))
-                picked = scores.gather(2, truth)
-                total = scores.exp_().sum(2, keepdim=True)
-                loss += ((total.log() - picked) * scale).sum()
-                if gradient:  # softmax minus one at the truth
-                    scores.mul_(scale / total).scatter_add_(2, truth, -scale)
+                scale = weights[truth] * counts  # (r,B,1,c), what each pixel weighs
+                valid += scale.sum()
+                loss += _cross_entropy(scores, truth, scale, gradient)
+                if gradient:
                     strip_gradient[:, start:stop].addmm_(tile, cols_cb)
             if gradient:
                 back = (rows_ra.T @ strip_gradient.view(bottom - top, -1)).view(-1, B, K, w)
                 found[:, :, first:last] += back.permute(1, 2, 0, 3)
-    return loss, found
+        divisor = valid.where(valid > 0, one) if facts.valid_only else one * labels.numel()
+        return loss / divisor, found.div_(divisor)
 
 
-def _divisor(labels: Tensor, weights: Tensor, ignore_index: int, valid_only: bool) -> Tensor:
-    """What the sum over the pixels is divided by: a scalar, never 0, on the labels' device."""
-    if not valid_only:
-        return weights.new_full((), labels.numel())
-    # Image by image, a map of the labels' size at a time.
-    counts = labels != ignore_index
-    total = (weights[labels.where(counts, 0).long()] * counts).sum()
-    return total.where(total > 0, 1)
+def _cross_entropy(scores: Tensor, truth: Tensor, scale: Tensor, gradient: bool) -> Tensor:
+    """The sum over a tile `(r,B,K,c)`, whose scores become their own gradient."""
+    scores.sub_(scores.amax(2, keepdim=True))
+    picked = scores.gather(2, truth)
+    total = scores.exp_().sum(2, keepdim=True)
+    if gradient:  # the softmax, minus one at the truth
+        scores.mul_(scale / total).scatter_add_(2, truth, -scale)
+    return ((total.log() - picked) * scale).sum()
 
 
 def _reach(first: int, last: int, sizes: Sequence[int], align_corners: bool) -> tuple[int, int]:
@@ -203,7 +207,7 @@ def _reach(first: int, last: int, sizes: Sequence[int], align_corners: bool) -> 
     One more than needed where rounding could decide.
     """
     low, high = float(first), float(last - 1)
-    for old, new in zip(sizes[-2::-1], sizes[:0:-1]):
+    for new, old in pairwise(reversed(sizes)):
         if old == new:
             continue
         if align_corners:
