@@ -144,9 +144,9 @@ def break_stem(root):
         (break_missing_label, ValueError, "b.png has no label b.png in .*valannot"),
         (break_missing_image, ValueError, "valannot/b.png has no image"),
         (break_size, ValueError, "b.png is 6x8 pixels, its label .*b.png 5x8"),
-        (break_value, ValueError, "b.png holds the label 200; the classes are 0 to 10"),
-        (break_mode, ValueError, "b.png has the mode RGB.*8-bit"),
-        (break_bytes, ValueError, "b.png cannot be read as an image"),
+        (break_value, ValueError, "b.png holds the label 200; known are 0 to 11 .11 is unlabelled"),
+        (break_mode, ValueError, "b.png cannot be read .it has the mode RGB;.*replace each colour"),
+        (break_bytes, ValueError, "b.png cannot be read .*restore"),
         (break_stem, ValueError, "b.png and b.jpg have one stem"),
     ],
 )
