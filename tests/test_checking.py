@@ -123,7 +123,7 @@ def test_a_folder_is_checked_once(tmp_path, split, capsys):
     (tmp_path / "classes.txt").write_text("road\nsky\n")
     assert main(["check", f"folder:{tmp_path}", "--quiet"]) == 0
     said = capsys.readouterr().out
-    assert said.count("1 images") == 1 and f"{tmp_path} {split or 'train'}:" in said
+    assert said.count(": 1 image\n") == 1 and f"{tmp_path} {split or 'train'}: 1" in said
 
 
 def test_made_up_scenes_have_no_files():
