@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .checking import check_dataset, splits_to_check
 from .costs import costs
-from .datasets import load_dataset
-from .download import ARCHIVES, download
+from .datasets import NAMES, load_dataset
+from .download import ARCHIVES, GUIDES, download
 from .evaluation import Scores, evaluate, predict, scores, to_pixels
 from .files import whole_file, write_json
 from .model import SETR, create_model, list_models
@@ -68,8 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--image-size", type=int, nargs="+", help="of a table that is not square")
 
     one = verb("download", _download)
-    one.add_argument("dataset", choices=sorted(ARCHIVES))
+    one.add_argument("dataset", choices=sorted([*ARCHIVES, *GUIDES]))
     one.add_argument("--root", default="data")
+
+    one = verb("check", _check)
+    one.add_argument("dataset", help=", ".join(NAMES[1:]))
+    one.add_argument("--split", nargs="+", help="train and val if not given; of folder:PATH, all")
+    one.add_argument("--root", default="data")
+    one.add_argument("--json", help="write the findings to this file too")
+    one.add_argument("--workers", type=int, default=4, help="threads that read files")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
     one = verb("train", _train)
     one.add_argument("recipe", help=", ".join(list_recipes()))
@@ -147,8 +156,23 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    """Fetch a data set, check it and unpack it under data/."""
+    """Fetch a data set, check it and unpack it under data/, or say where to get it."""
     print(f"{options.dataset} is in {download(options.dataset, options.root)}")
+    print(f"Terms of use: {ARCHIVES[options.dataset].terms}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Read every file of a data set and report what is missing, damaged or mislabelled."""
+    splits = options.split or splits_to_check(options.dataset)
+    found = [
+        check_dataset(options.dataset, split, options.root, options.workers, not options.quiet)
+        for split in splits
+    ]
+    print(*found, sep="\n\n")
+    if options.json:
+        write_json(options.json, [report.to_dict() for report in found])
+    if bad := sum(len(report.problems) for report in found):
+        raise ValueError(f"{bad} problem{'s'[: bad > 1]} in {options.dataset}")
 
 
 def _train(options: argparse.Namespace) -> None:

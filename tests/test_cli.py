@@ -140,5 +140,14 @@ def test_help_lists_the_commands():
     done = subprocess.run(
         [sys.executable, "-m", "setr_lib", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("summary", "convert", "download", "train", "evaluate", "predict", "baselines"):
+    for command in (
+        "summary",
+        "convert",
+        "download",
+        "check",
+        "train",
+        "evaluate",
+        "predict",
+        "baselines",
+    ):
         assert command in done.stdout
