@@ -71,11 +71,15 @@ class FCN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B,3,H,W)`, normalised -> logits `(B,K,H,W)`; any H and W >= 1."""
         size = (images.shape[-2], images.shape[-1])
-        return self.to_image(self.head(self.encoder(images)[1]), size)
+        return self.to_image(self.main_logits(images), size)
 
     def loss(self, images: Tensor, labels: Tensor, average: str = "all") -> Tensor:
         """Main loss plus 0.4 times the auxiliary loss; arguments as in `SETR.loss`."""
         return heads_loss(self, images, labels, average)
+
+    def main_logits(self, images: Tensor) -> Tensor:
+        """The main head's scores `(B,K,h,w)` before the last resize."""
+        return self.head(self.encoder(images)[1])
 
     def head_logits(self, images: Tensor) -> dict[str, Any]:
         """Both heads' scores `(B,K,h,w)` at 1/8 of the image, before the last resize."""

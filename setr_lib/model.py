@@ -165,8 +165,7 @@ class SETR(nn.Module):
         Raises:
             ValueError: if the images have another number of channels or dimensions.
         """
-        main = self._heads(images, aux=False)[0]
-        return self.to_image(main, (images.shape[-2], images.shape[-1]))
+        return self.to_image(self.main_logits(images), (images.shape[-2], images.shape[-1]))
 
     def loss(self, images: Tensor, labels: Tensor, average: str = "all") -> Tensor:
         """Main loss plus 0.4 times the sum of the auxiliary losses: a scalar.
@@ -181,6 +180,10 @@ class SETR(nn.Module):
             ValueError: if the sizes of images and labels differ, or a label is no class.
         """
         return heads_loss(self, images, labels, average)
+
+    def main_logits(self, images: Tensor) -> Tensor:
+        """The main head's scores `(B,K,h,w)` before the last resize, which `to_image` does."""
+        return self._heads(images, aux=False)[0]
 
     def head_logits(self, images: Tensor) -> dict[str, Any]:
         """Every head's scores before its last resize.

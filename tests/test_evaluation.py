@@ -13,7 +13,8 @@ from sklearn.metrics import jaccard_score
 import setr_lib
 from setr_lib import SETR, confusion_matrix, scores, slide_inference
 from setr_lib.datasets import Shapes
-from setr_lib.evaluation import to_pixels, window_starts
+from setr_lib.prediction import to_pixels
+from setr_lib.windows import window_starts
 from setr_lib.priors import prior_scores
 
 
