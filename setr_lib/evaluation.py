@@ -2,6 +2,7 @@
 
 # K classes
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -96,6 +97,39 @@ def evaluate(
     if left_out:
         raise IncompleteEvaluation(counts, left_out, len(dataset))
     return counts
+
+
+def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDataset) -> None:
+    """A network's classes are those of the data set, else an error that names both.
+
+    Args:
+        classes: their names, as far as its file knows them.
+        count: how many the network has.
+    """
+    if count != len(dataset.classes):
+        raise ValueError(
+            f"the checkpoint has {count} classes, {dataset.name} has {len(dataset.classes)}: "
+            "evaluate it on data with its own classes"
+        )
+    for k, (mine, other) in enumerate(zip(classes or (), dataset.classes)):
+        if mine != other:
+            raise ValueError(
+                f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
+                "evaluate it on data with its own classes"
+            )
+
+
+def join_processes(device: str) -> tuple[str, bool]:
+    """Meet the other processes that `torchrun` started, if it did.
+
+    Returns:
+        This process's device, and whether it is the first one, which speaks for all.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return device, not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _share(counts: Tensor, left_out: dict[str, str]) -> tuple[Tensor, dict[str, str]]:

@@ -125,8 +125,8 @@ _SINGLE = {
     "cityscapes": Protocol((768, 768), (512, 512), (2049, 1025), "fit"),
     "pascal_context": Protocol((480, 480), (320, 320), (520, 520), "short"),
 }
-# NAME: the paper's single scale; NAME_ms: its multi-scale test; NAME_ms_mmseg: mmsegmentation 1.x's,
-# which multiplies the image's own size and gives other numbers.
+# NAME: the paper's single scale; NAME_ms: its multi-scale test; NAME_ms_mmseg: that of
+# mmsegmentation 1.x, which multiplies the image's own size and gives other numbers.
 PROTOCOLS = MappingProxyType(
     {
         **_SINGLE,
