@@ -3,6 +3,7 @@
 from .datasets import load_dataset
 from .encoder import Encoder, resize_positions
 from .evaluation import IncompleteEvaluation, evaluate
+from .lean import upsample_cross_entropy
 from .losses import segmentation_loss
 from .metric import Scores, confusion_matrix, scores
 from .model import SETR, SETRConfig, create_model, list_models
@@ -50,4 +51,5 @@ __all__ = [
     "segmentation_loss",
     "slide_inference",
     "train",
+    "upsample_cross_entropy",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import Size, as_size
+from .lean import resize_matrix
 
 
 @torch.no_grad()
@@ -94,14 +95,16 @@ def _coverage(length: int, starts: Sequence[int], window: int, like: Tensor) -> 
 def _maps(model: nn.Module, crops: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
     """The head's maps `(B,K,h,w)` of windows of `size`, and the matrices that enlarge them.
 
-    `rows @ map @ cols` is what `model.to_image` makes of a map. A model without small maps gives
-    its scores, and two unit matrices.
+    The window's scores are `rows @ map @ cols`. A model without small maps gives its scores
+    themselves, and the matrices change nothing.
     """
-    small = hasattr(model, "main_logits")
-    maps = (model.main_logits(crops) if small else model(crops)).float()  # type: ignore[operator]
-    h, w = maps.shape[-2:]
-    rows, cols = torch.eye(h, device=maps.device), torch.eye(w, device=maps.device)
-    if small:
-        rows = model.to_image(rows[None, ..., None], (size[0], 1))[0, ..., 0].T  # type: ignore[operator]
-        cols = model.to_image(cols[None, :, None], (1, size[1]))[0, :, 0]  # type: ignore[operator]
-    return maps, rows, cols
+    if hasattr(model, "small_logits"):
+        maps, steps = model.small_logits(crops, aux=False)[0]  # type: ignore[operator]
+    else:
+        maps, steps = model(crops), [size]
+    maps = maps.float()
+    rows, cols = (
+        resize_matrix((side, *ends), like=maps)[:end]
+        for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
+    )
+    return maps, rows, cols.T

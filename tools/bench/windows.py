@@ -1,47 +1,48 @@
-"""Sliding-window inference beside mmsegmentation's, with the same Tiny network and weights."""
+"""Sliding-window inference beside mmsegmentation's `EncoderDecoder.slide_inference`.
+
+Theirs is built from their own configuration with an encoder of DeiT-Tiny's shape; ours is the same
+network with the same weights. The two results are compared before they are timed.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from setr_lib import SETR, config_from_checkpoint, load_weights, slide_inference
+from setr_lib import PROTOCOLS, slide_inference
 
-from .common import compare
+from .common import added_memory, compare
+from .step import peer, twin
 
-PEERS = ("mmsegmentation",)
-CASES = (  # rows, columns, classes, window, stride
-    (1024, 2048, 19, 768, 512),
-    (512, 683, 150, 512, 341),
+PEER = "mmsegmentation"
+CASES = (  # their configuration, our protocol, rows and columns
+    ("8xb1-80k_cityscapes-768x768", "cityscapes", (1024, 2048)),
+    ("8xb2-160k_ade20k-512x512", "ade20k", (512, 683)),
 )
 
 
-def rows(rounds: int) -> Iterator[dict[str, Any]]:
-    """One row per decoder and size; the two results are compared first."""
-    from .mmseg import encoder_decoder
-
+def rows(rounds: int, only: str) -> Iterator[dict[str, Any]]:
+    """One row per decoder and data set."""
     for decoder in ("naive", "pup"):
-        for height, width, classes, window, stride in CASES:
-            theirs, metas = encoder_decoder(decoder, classes, window, stride)
-            state = theirs.state_dict()
-            config = config_from_checkpoint(state, heads=3, layers=(2, 5, 8, 11))
-            ours = SETR(config).eval()
-            load_weights(ours, state)
-            images = torch.randn(1, 3, height, width)
+        for config, data, size in CASES:
+            case = f"{decoder} tiny, {data}, {size[0]}x{size[1]}"
+            if only not in case:
+                continue
+            theirs = peer(decoder, "tiny", config).eval()
+            ours = twin(theirs, decoder, "tiny").eval()
+            images, protocol = torch.randn(1, 3, *size), PROTOCOLS[data]
 
-            def mine(ours=ours, images=images, sizes=(window, stride)) -> torch.Tensor:
-                return slide_inference(ours, images, *sizes)
+            def mine() -> Tensor:
+                return slide_inference(ours, images, protocol.window, protocol.stride)  # noqa: B023
 
-            def other(theirs=theirs, images=images, metas=metas) -> torch.Tensor:
-                return theirs.slide_inference(images, metas)
+            def other() -> Tensor:
+                return theirs.slide_inference(images, [{}])  # noqa: B023
 
             with torch.inference_mode():
                 difference = (mine() - other()).abs().max().item()
-                assert difference < 1e-4, f"the two differ by {difference}"
+                if difference > 1e-4:
+                    raise ValueError(f"{case}: the two differ by {difference}")
+                memory = {"ours": added_memory(mine), "theirs": added_memory(other)}
                 found = compare(mine, other, rounds)
-            yield {
-                "peer": PEERS[0],
-                "case": f"{decoder}, {height}x{width}, {classes} classes",
-                "difference": difference,
-                **found,
-            }
+            yield {"case": case, **found, "memory": memory, "difference": difference}
