@@ -2,10 +2,13 @@
 
 from .datasets import load_dataset
 from .encoder import Encoder, resize_positions
-from .evaluation import Scores, confusion_matrix, evaluate, predict, scores, slide_inference
+from .evaluation import IncompleteEvaluation, evaluate
 from .lean import upsample_cross_entropy
 from .losses import segmentation_loss
+from .metric import Scores, confusion_matrix, scores
 from .model import SETR, SETRConfig, create_model, list_models
+from .prediction import predict
+from .protocol import PROTOCOLS, Protocol
 from .recipes import Recipe, get_recipe, list_recipes
 from .records import list_records, load_record
 from .training import train
@@ -16,12 +19,16 @@ from .weights import (
     load_weights,
     save_checkpoint,
 )
+from .windows import slide_inference
 
 __version__ = "0.1.0"
 __all__ = [
+    "PROTOCOLS",
     "SETR",
     "Encoder",
+    "IncompleteEvaluation",
     "LoadReport",
+    "Protocol",
     "Recipe",
     "SETRConfig",
     "Scores",

@@ -89,11 +89,12 @@ class FCN(nn.Module):
         deep, deepest = self.encoder(images)
         return {"main": self.head(deepest), "aux": [head(deep) for head in self.aux_heads]}
 
-    def small_logits(self, images: Tensor) -> list[tuple[Tensor, list[Size]]]:
+    def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
         """Both heads' scores and their way to the image, as in `SETR.small_logits`."""
-        heads = self.head_logits(images)
+        deep, deepest = self.encoder(images)
+        heads = [(self.head, deepest), *((head, deep) for head in self.aux_heads if aux)]
         size = (images.shape[-2], images.shape[-1])
-        return [(scores, [size]) for scores in (heads["main"], *heads["aux"])]
+        return [(head(maps), [size]) for head, maps in heads]
 
     def to_image(self, scores: Tensor, size: Size) -> Tensor:
         """The last resize, straight to the image as in mmsegmentation."""

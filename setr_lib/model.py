@@ -204,8 +204,11 @@ class SETR(nn.Module):
         main, *aux = (enlarge(*small) for small in self._heads(images, aux=True))
         return {"main": main, "aux": aux}
 
-    def small_logits(self, images: Tensor) -> list[tuple[Tensor, list[Size]]]:
+    def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
         """Scores as small as they come, and their way to the image; the main head's first.
+
+        Args:
+            aux: whether the auxiliary heads speak too.
 
         Returns:
             For each head `(B,K,h,w)` and the sizes of the resizes that follow; what is then larger
@@ -216,7 +219,7 @@ class SETR(nn.Module):
         full = size if self.config.graph == "mmseg" else (grid[0] * patch, grid[1] * patch)
         return [
             (scores, [(factor * scores.shape[-2], factor * scores.shape[-1]), full])
-            for scores, factor in self._heads(images, aux=True)
+            for scores, factor in self._heads(images, aux)
         ]
 
     def to_image(self, scores: Tensor, size: Size) -> Tensor:

@@ -3,8 +3,8 @@
     python -m tools.bench [SUBJECT ...] [--only WORDS] [--rounds 9] [--out FOLDER]
 
 A subject is a module of this folder with `PEER`, the package that it needs, and
-`rows(rounds, only)`, which leaves out the cases without these words. A record that is there is
-added to, if it is of the same commit.
+`rows(rounds, only)`, which leaves out the cases without these words and may name another peer.
+A record that is there is added to, if it is of the same commit.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from setr_lib.files import read_json, write_json
 from setr_lib.records import surroundings
 
-SUBJECTS = ("encoder", "loss", "step")
+SUBJECTS = ("encoder", "loss", "metric", "step", "windows")
 
 
 def main() -> None:
@@ -41,13 +41,15 @@ def main() -> None:
             print(f"{subject:9}left out: {missing} (pip install -r requirements-bench.txt)")
             continue
         for row in module.rows(options.rounds, options.only):
-            found.append({"subject": subject, "peer": module.PEER, **row})
+            row = {"subject": subject, "peer": module.PEER, **row}
+            peers[row["peer"]] = version(row["peer"])
+            found.append(row)
             low, high = row["quartiles"]
             memory = row.get("memory")
             share = f"{memory['ours'] / memory['theirs']:13.3f}" if memory else " " * 13
             print(
                 f"{subject:9}{row['case']:44}{row['ratio']:14.3f}  ({low:.3f} to {high:.3f})"
-                f"{share}  {module.PEER} {peers[module.PEER]}"
+                f"{share}  {row['peer']} {peers[row['peer']]}"
             )
     if options.out:
         add_to_record(Path(options.out) / "record.json", found, peers)
@@ -58,8 +60,9 @@ def add_to_record(path: Path, found: list[dict[str, Any]], peers: dict[str, str]
     facts = surroundings(torch.device("cpu"))
     old = read_json(path) if path.exists() else {}
     if old.get("commit") == facts["commit"]:
-        new = {(row["subject"], row["case"]) for row in found}
-        found = [r for r in old["bench"] if (r["subject"], r["case"]) not in new] + found
+        new = {(row["subject"], row["case"], row["peer"]) for row in found}
+        kept = [r for r in old["bench"] if (r["subject"], r["case"], r["peer"]) not in new]
+        found = kept + found
         peers = old["peers"] | peers
     write_json(path, {"bench": found, "peers": peers, **facts})
 

@@ -76,17 +76,22 @@ def twin(theirs: nn.Module, decoder: str, size: str) -> SETR:
     return ours.train()
 
 
-def peer(decoder: str, size: str) -> nn.Module:
-    """mmsegmentation's network for ADE20K, narrowed from T-Large to `size`."""
+def stand_in_for_operators() -> None:
+    """For mmcv's compiled operators, which mmsegmentation imports and no SETR calls."""
     for name in ("mmcv.ops", "mmcv.ops.point_sample", "mmcv._ext"):
-        sys.modules.setdefault(name, mock.MagicMock())  # compiled operators that no SETR calls
+        sys.modules.setdefault(name, mock.MagicMock())
     warnings.filterwarnings("ignore", module="mmcv|mmseg")
+
+
+def peer(decoder: str, size: str, data: str = "8xb2-160k_ade20k-512x512") -> nn.Module:
+    """mmsegmentation's network for one of its configurations, narrowed from T-Large to `size`."""
+    stand_in_for_operators()
     import mmseg
     from mmengine import Config
     from mmseg.models.segmentors.encoder_decoder import EncoderDecoder
 
     folder = Path(mmseg.__file__).parent / ".mim" / "configs" / "setr"
-    parts = Config.fromfile(folder / f"setr_vit-l_{decoder}_8xb2-160k_ade20k-512x512.py").model
+    parts = Config.fromfile(folder / f"setr_vit-l_{decoder}_{data}.py").model
     width, depth, heads = SIZES[size]
     parts.backbone.update(
         embed_dims=width,
@@ -104,7 +109,7 @@ def peer(decoder: str, size: str) -> nn.Module:
     names = ("backbone", "decode_head", "neck", "auxiliary_head")
     torch.manual_seed(0)
     return EncoderDecoder(
-        **{name: parts.get(name) for name in names}, train_cfg={}, test_cfg={"mode": "whole"}
+        **{name: parts.get(name) for name in names}, train_cfg={}, test_cfg=parts.test_cfg
     )
 
 
