@@ -12,15 +12,19 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .datasets import PairDataset
 from .decoders import MLA, to_map
 from .files import whole_file
 from .geometry import Size, patch_grid, resize
+from .maps import prepare
 from .model import SETR
+from .reach import class_counts
 from .watch import depth_of, encoder_of, run
 from .weights import read_tensors
 
@@ -107,7 +111,7 @@ def probe_logits(probes: Probes, model: SETR, images: Tensor) -> list[Tensor]:
             f"{len(probes.weight)} probes for a network of {depth} blocks; fit new ones"
         )
     grid = patch_grid((images.shape[-2], images.shape[-1]), encoder.patch_size)
-    found = run(encoder, lambda: encoder.features(images, range(depth)))
+    found = block_tokens(model, images)
     width = found[0].shape[-1]
     if probes.weight.shape[-1] != width:
         raise ValueError(
@@ -118,6 +122,12 @@ def probe_logits(probes: Probes, model: SETR, images: Tensor) -> list[Tensor]:
         to_map(F.linear(tokens.float(), w.to(tokens.device), b.to(tokens.device)), grid)
         for tokens, w, b in zip(found, probes.weight, probes.bias)
     ]
+
+
+def block_tokens(model: SETR, images: Tensor) -> list[Tensor]:
+    """The patch tokens `(B,N,D)` after every block."""
+    encoder = encoder_of(model)
+    return run(model, lambda: encoder.features(images, range(depth_of(encoder))))
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,44 @@ def fit_probes(
         decay: weight of half the squared norm of the weights, in the mean loss.
         steps: of L-BFGS per block.
     """
-    raise NotImplementedError
+    depth, classes = depth_of(encoder_of(model)), len(dataset.classes)
+    tokens: list[list[Tensor]] = [[] for _ in range(depth)]
+    counts = []
+    for image, label in tqdm(dataset, desc="tokens", disable=not progress, leave=False):
+        images, _ = prepare(model, image, base)
+        size = (images.shape[-2], images.shape[-1])
+        some = class_counts(label, size, encoder_of(model).patch_size)[..., :classes].flatten(0, 1)
+        labelled = some.sum(1) > 0
+        counts.append(some[labelled].float())
+        found = block_tokens(model, images)
+        for kept, block_BND in zip(tokens, found):
+            kept.append(block_BND[0].float().cpu()[labelled])
+    target_NK = torch.cat(counts)
+    layers = tqdm(tokens, desc="probes", disable=not progress, leave=False)
+    fitted = [_fit(torch.cat(block), target_NK, decay, steps) for block in layers]
+    weight, bias = (torch.stack(parts) for parts in zip(*fitted))
+    return Probes(weight, bias, {"decay": decay, "steps": steps, "base": base})
+
+
+def _fit(tokens_ND: Tensor, target_NK: Tensor, decay: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Weights `(K,D)` and biases `(K)` of one probe, for tokens as they come."""
+    std, mean = torch.std_mean(tokens_ND, 0)
+    std = std.clamp_min(1e-6)
+    tokens_ND = (tokens_ND - mean) / std
+    weight = torch.zeros(target_NK.shape[1], tokens_ND.shape[1], requires_grad=True)
+    bias = torch.zeros(target_NK.shape[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        scores = F.linear(tokens_ND, weight, bias).log_softmax(1)
+        value = -(target_NK * scores).sum() / target_NK.sum() + decay / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)  # type: ignore[arg-type]
+    folded = weight.detach() / std
+    return folded, bias.detach() - folded @ mean
 
 
 def save_probes(probes: Probes, path: str | os.PathLike[str]) -> None:
