@@ -144,7 +144,8 @@ def attention_row(q: Tensor, k: Tensor, token: int, direction: str = "from") -> 
         return (q[:, :, token : token + 1] @ k.mT).softmax(-1)[:, :, 0]
     if direction != "to":
         raise ValueError(unknown("direction", direction, ["from", "to"]))
-    columns = [(some @ k.mT).softmax(-1)[..., token] for some in q.split(128, dim=2)]
+    # clone: a view would keep the rows that it was cut from
+    columns = [(some @ k.mT).softmax(-1)[..., token].clone() for some in q.split(128, dim=2)]
     return torch.cat(columns, dim=2)
 
 
@@ -179,7 +180,8 @@ def attention_rollout(
         prefix: tokens before the patches; None: what `maps` knows of itself, 0 for a plain list.
 
     Returns:
-        `(B,N,N)`; row i says what patch i is made of; rows sum to 1.
+        `(B,N,N)`; row i says what patch i is made of; rows sum to 1. NaN in a row that
+        leads to prefix tokens alone, which takes `residual=0`.
 
     Raises:
         ValueError: for values outside their range, or no maps.
