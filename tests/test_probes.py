@@ -139,6 +139,19 @@ def test_probes_survive_their_file(tmp_path):
     assert found.about == probes.about
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152])
+def test_a_header_may_be_as_long_as_a_pickles_mark(tmp_path, length):
+    """Their first two bytes are 80 02, 80 03, 80 04, those of a pickle."""
+    probes, path = Probes(torch.ones(1, 1, 1), torch.ones(1, 1)), tmp_path / "probes.safetensors"
+    for more in range(0, length, 4):
+        probes.about["padding"] = more * "."
+        save_probes(probes, path)
+        if int.from_bytes(path.read_bytes()[:8], "little") == length:
+            assert load_probes(path).about == probes.about
+            return
+    raise AssertionError("no padding made the header that long")
+
+
 # ---- emergence
 
 
