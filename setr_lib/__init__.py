@@ -1,5 +1,6 @@
 """SETR, step by step: semantic segmentation with a plain transformer as encoder (CVPR 2021)."""
 
+from .attention import attention_maps, attention_rollout
 from .datasets import load_dataset
 from .encoder import Encoder, resize_positions
 from .evaluation import IncompleteEvaluation, evaluate
@@ -32,6 +33,8 @@ __all__ = [
     "Recipe",
     "SETRConfig",
     "Scores",
+    "attention_maps",
+    "attention_rollout",
     "config_from_checkpoint",
     "confusion_matrix",
     "create_model",
