@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +16,34 @@ from .costs import costs
 from .datasets import load_dataset
 from .download import ARCHIVES, download
 from .evaluation import Scores, evaluate, predict, scores, to_pixels
+from .execution import PRECISIONS, Execution, default_device
 from .files import whole_file, write_json
-from .model import SETR, create_model, list_models
-from .plots import colour, overlay, spread_palette
+from .model import create_model, list_models, make_network
+from .plots import colour, overlay, show_curves, spread_palette
 from .priors import prior_scores
-from .recipes import list_recipes
-from .records import surroundings
-from .training import default_device, train
-from .weights import config_from_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from .rates import describe_groups, parameter_groups
+from .recipes import get_recipe, list_recipes, recipe_table
+from .records import load_log, load_record, surroundings
+from .training import train
+from .weights import (
+    config_from_checkpoint,
+    load_checkpoint,
+    load_weights,
+    read_tensors,
+    save_checkpoint,
+)
 
 FACTS = {  # of a recipe that the command line can replace
-    "schedule": int, "rate": float, "batch": int, "seed": int, "optimiser": str,
-    "head_factor": float, "floor": float, "weight_decay": float, "average": str,
-    "evaluate_every": int,
+    "schedule": int, "rate": float, "batch": int, "micro_batch": int, "seed": int,
+    "optimiser": str, "head_factor": float, "head_scope": str, "floor": float,
+    "weight_decay": float, "average": str, "evaluate_every": int, "evaluate_split": str,
+    "pretrained": str,
 }  # fmt: skip
+SWITCHES = {  # of the execution
+    "activation_checkpointing": "less memory: compute the blocks again in the backward pass",
+    "compile": "torch.compile the network",
+    "channels_last": "convolutions with the channels innermost",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,17 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset", choices=sorted(ARCHIVES))
     one.add_argument("--root", default="data")
 
+    one = verb("recipes", _recipes)
+    one.add_argument("name", nargs="?", default="", help="a recipe, or a part of names")
+
     one = verb("train", _train)
-    one.add_argument("recipe", help=", ".join(list_recipes()))
+    one.add_argument("recipe", help="a name that `recipes` lists")
     one.add_argument("--out", help="the run folder; runs/RECIPE if not given")
     one.add_argument("--resume", action="store_true", help="go on with the run in --out")
     one.add_argument("--steps", type=int, help="stop after so many steps in all")
     one.add_argument("--root", default="data", help="the folder with the data sets")
     one.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
+    one.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     one.add_argument("--workers", type=int, default=0, help="processes that prepare the crops")
+    for switch, text in SWITCHES.items():
+        one.add_argument(f"--{switch.replace('_', '-')}", action="store_true", help=text)
     one.add_argument("--quiet", action="store_true", help="no progress bar")
     for fact, kind in FACTS.items():
         one.add_argument(f"--{fact.replace('_', '-')}", type=kind, help="replaces the recipe's")
+
+    one = verb("plot", _plot)
+    one.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a record's name")
+    one.add_argument("--out", default="curves.png")
 
     one = verb("evaluate", _evaluate)
     one.add_argument(
@@ -139,9 +164,10 @@ def _convert(options: argparse.Namespace) -> None:
     """Bring other people's checkpoint of a whole SETR into this library's form."""
     size = options.image_size and tuple(options.image_size * 2)[:2]
     layers = options.layers and tuple(options.layers)
-    config = config_from_checkpoint(options.input, options.heads, layers, size)
-    model = SETR(config)
-    print(load_weights(model, options.input))
+    checkpoint = read_tensors(options.input)
+    config = config_from_checkpoint(checkpoint, options.heads, layers, size)
+    model = make_network(config)
+    print(load_weights(model, checkpoint))
     save_checkpoint(model, options.output)
     print(f"{options.output}: {config}")
 
@@ -151,14 +177,40 @@ def _download(options: argparse.Namespace) -> None:
     print(f"{options.dataset} is in {download(options.dataset, options.root)}")
 
 
+def _recipes(options: argparse.Namespace) -> None:
+    """List the recipes, or show every fact of one."""
+    if options.name not in list_recipes():
+        print(recipe_table(options.name))
+        return
+    recipe = get_recipe(options.name)
+    for fact, value in recipe.to_dict().items():
+        print(f"{fact:16} {value}")
+    with torch.device("meta"):
+        model = make_network(recipe.config)
+    print(describe_groups(parameter_groups(model, recipe), recipe))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    """Draw loss, rate and mIoU of several runs."""
+    runs = {name: (load_log(name), load_record(name)) for name in options.runs}
+    with whole_file(options.out) as temporary:
+        show_curves(runs).savefig(temporary, dpi=120, bbox_inches="tight")
+    print(options.out)
+
+
 def _train(options: argparse.Namespace) -> None:
     """Train by a recipe and write the run folder."""
     facts = {fact: getattr(options, fact) for fact in FACTS}
     out = options.out or f"runs/{options.recipe}"
+    facts = {k: None if v == "none" else v for k, v in facts.items() if v is not None}
+    switches = {switch: getattr(options, switch) for switch in SWITCHES}
+    execution = Execution(options.precision, options.device, options.workers, **switches)
     record = train(
-        options.recipe, out, options.resume, options.steps, options.root, options.device,
-        options.workers, not options.quiet, **{k: v for k, v in facts.items() if v is not None},
+        options.recipe, out, options.resume, options.steps, options.root, execution,
+        not options.quiet, **facts,
     )  # fmt: skip
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes speaks
     print(f"{100 * record['last']['miou']:.1f} mIoU after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
 
@@ -215,7 +267,7 @@ def _baselines(options: argparse.Namespace) -> None:
         )
 
 
-def _load(options: argparse.Namespace) -> tuple[SETR, dict[str, Any], dict[str, Any]]:
+def _load(options: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The model, what its file says of it, and how it wants to see images."""
     path = options.checkpoint
     if path is None:

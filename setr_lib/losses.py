@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,12 +25,19 @@ def heads_loss(model: Any, images: Tensor, labels: Tensor, average: str) -> Tens
             f"{tuple(images.shape)} need {(len(images), *size)}"
         )
     heads = model.head_logits(images)
-    check_classes(labels, heads["main"].shape[1])  # once for all heads
-    main, *aux = (
-        segmentation_loss(model.to_image(scores, size), labels, average, check=False)
-        for scores in (heads["main"], *heads["aux"])
-    )
+    if labels.device.type == "cpu":  # elsewhere looking at a value would wait for the device
+        check_classes(labels, heads["main"].shape[1])  # once for all heads
+    with torch.autocast(images.device.type, enabled=False):  # float32, whatever the heads ran in
+        main, *aux = (
+            segmentation_loss(model.to_image(full(scores), size), labels, average, check=False)
+            for scores in (heads["main"], *heads["aux"])
+        )
     return main + AUX_WEIGHT * sum(aux)
+
+
+def full(scores: Tensor) -> Tensor:
+    """Scores of 16 bits in 32, others as they are."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def segmentation_loss(
