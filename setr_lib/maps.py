@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .errors import unknown
-from .evaluation import to_pixels
+from .prediction import to_pixels
 from .geometry import Size, patch_grid
 from .transforms import fit_inside, normalise, resize_image
 from .watch import encoder_of, prefix_tokens, watch
