@@ -51,7 +51,7 @@ def hide(
 
     Args:
         images: one image, `(1,3,H,W)` normalised.
-        pixels: (row, column) of each pixel that is asked about.
+        pixels: (row, column) in `images` of each pixel that is asked about.
         by: `"rollout"`, or the 0-based layers whose mean over heads and layers ranks the patches.
         how: `"keys"` or `"pixels"`, see `hidden_logits`.
         seed: of the random patches.
@@ -60,45 +60,25 @@ def hide(
         ValueError: for more than one image, a pixel outside it, or a k that is no number of other
             patches; and what `attention_maps` raises.
     """
-    one_image(images)
-    height, width = images.shape[-2:]
-    wrong = [p for p in pixels if not (0 <= p[0] < height and 0 <= p[1] < width)]
-    if wrong:
-        raise ValueError(f"pixel {wrong[0]} is outside the image of {height}x{width} pixels")
-    patch = encoder_of(model).patch_size
-    grid = patch_grid((height, width), patch)
-    count = grid[0] * grid[1]
+    own = _patches_of(model, images, pixels)
+    ranks = _ranks(model, images, own, by, seed)
+    count = ranks["random"].shape[1]
     if not 0 <= k < count:
         raise ValueError(f"k is {k}; of {count} patches 0 to {count - 1} can be hidden")
-    own = torch.tensor([patch_number((row // patch, col // patch), grid) for row, col in pixels])
-    # One number per pixel and patch; the k largest are hidden.
-    ranks = {
-        "attended": _looked_at(model, images, by).cpu()[own],
-        "random": torch.rand(len(own), count, generator=torch.Generator().manual_seed(seed)),
-        "nearest": -distances(grid, patch)[own],
-    }
-    rows, cols = torch.tensor(pixels).unbind(1)
-    before = run(model, lambda: model(images)).float().cpu()[0, :, rows, cols].T  # (P,K)
-    classes = before.argmax(1, keepdim=True)
-    patches, falls, losses = {}, {}, {}
-    for choice, rank in ranks.items():
-        rank[torch.arange(len(own)), own] = -torch.inf
-        chosen = rank.argsort(dim=1, descending=True, stable=True)[:, :k]
-        after = [
-            hidden_logits(model, images, some, how).float().cpu()[torch.arange(len(some)), :, y, x]
-            for some, y, x in zip(chosen.split(16), rows.split(16), cols.split(16))
-        ]
-        patches[choice] = chosen
-        falls[choice] = (before - torch.cat(after)).gather(1, classes)[:, 0]
-        losses[choice] = (before.softmax(1) - torch.cat(after).softmax(1)).gather(1, classes)[:, 0]
-    return Hidden(
-        classes[:, 0],
-        before.gather(1, classes)[:, 0],
-        before.softmax(1).gather(1, classes)[:, 0],
-        patches,
-        falls,
-        losses,
-    )
+    at = torch.tensor(pixels)
+    nothing = torch.empty(len(own), 0, dtype=torch.int64)
+    before_PK = _scores(model, images, at, nothing, how)
+    classes = before_PK.argmax(1, keepdim=True)
+    patches, logit_fall, probability_fall = {}, {}, {}
+    for choice, rank_PN in ranks.items():
+        patches[choice] = rank_PN.argsort(dim=1, descending=True, stable=True)[:, :k]
+        after_PK = _scores(model, images, at, patches[choice], how)
+        fall, loss = before_PK - after_PK, before_PK.softmax(1) - after_PK.softmax(1)
+        logit_fall[choice] = fall.gather(1, classes)[:, 0]
+        probability_fall[choice] = loss.gather(1, classes)[:, 0]
+    logit = before_PK.gather(1, classes)[:, 0]
+    probability = before_PK.softmax(1).gather(1, classes)[:, 0]
+    return Hidden(classes[:, 0], logit, probability, patches, logit_fall, probability_fall)
 
 
 def hidden_logits(model: nn.Module, images: Tensor, patches: Tensor, how: str = "keys") -> Tensor:
@@ -131,6 +111,45 @@ def hidden_logits(model: nn.Module, images: Tensor, patches: Tensor, how: str = 
     seen = visible[:, prefix:].view(-1, 1, rows, cols)
     seen = seen.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :height, :width]
     return run(model, lambda: model(versions * seen))
+
+
+def _patches_of(model: nn.Module, images: Tensor, pixels: Sequence[tuple[int, int]]) -> Tensor:
+    """`(P)`: the number of the patch that each pixel of one image lies in."""
+    one_image(images)
+    height, width = images.shape[-2:]
+    if not len(pixels):
+        raise ValueError("no pixels to ask about; give (row, column) pairs")
+    for row, col in pixels:
+        if not (0 <= row < height and 0 <= col < width):
+            raise ValueError(f"pixel {row, col} is outside the image of {height}x{width} pixels")
+    patch = encoder_of(model).patch_size
+    grid = patch_grid((height, width), patch)
+    return torch.tensor([patch_number((row // patch, col // patch), grid) for row, col in pixels])
+
+
+def _ranks(
+    model: nn.Module, images: Tensor, own: Tensor, by: str | Sequence[int], seed: int
+) -> dict[str, Tensor]:
+    """Choice -> `(P,N)`, one number per pixel and patch: the largest are hidden, `own` last."""
+    patch = encoder_of(model).patch_size
+    far_NN = distances(patch_grid((images.shape[-2], images.shape[-1]), patch), patch)
+    ranks = {
+        "attended": _looked_at(model, images, by).cpu()[own],
+        "random": torch.rand(far_NN[own].shape, generator=torch.Generator().manual_seed(seed)),
+        "nearest": -far_NN[own],
+    }
+    return {choice: rank.scatter(1, own[:, None], -torch.inf) for choice, rank in ranks.items()}
+
+
+def _scores(
+    model: nn.Module, images: Tensor, at: Tensor, patches: Tensor, how: str, most: int = 16
+) -> Tensor:
+    """`(P,K)`: the scores at each pixel `at` `(P,2)` with its patches hidden, `most` at a time."""
+    found = []
+    for some, pixels in zip(patches.split(most), at.split(most)):
+        logits = hidden_logits(model, images, some, how).float().cpu()
+        found.append(logits[torch.arange(len(some)), :, pixels[:, 0], pixels[:, 1]])
+    return torch.cat(found)
 
 
 def _looked_at(model: nn.Module, images: Tensor, by: str | Sequence[int]) -> Tensor:

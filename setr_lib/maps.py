@@ -72,10 +72,10 @@ def attention_maps(
             the memory and keep H = 1.
 
     Returns:
-        A list over the layers of `(B,H,T,T)` float32, rows (queries) summing to 1 over the last
-        axis (keys). T = `prefix_tokens(model)` + N; the prefix tokens (class token of Naive and
-        PUP; class, register, distillation tokens of timm backbones) come first, then the patches,
-        rows first. `.prefix` of the list tells how many they are.
+        A list over the layers of `(B,H,T,T)`, float32 (float64 for a network in 64 bits); rows
+        (queries) sum to 1 over the last axis (keys). T = `prefix_tokens(model)` + N: the prefix
+        tokens (class token of Naive and PUP; class, register and distillation tokens of timm
+        backbones) come first, then the patches, rows first. `.prefix` of the list is their number.
 
     Raises:
         ValueError: if the model has no attention (the FCN), or there is no such layer.
@@ -93,7 +93,7 @@ def attention_maps(
 def queries_keys(
     model: nn.Module, images: Tensor, layers: Sequence[int] | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Per layer (q, k), each `(B,H,T,K)` float32, q scaled: softmax(q @ k^T) are the rows.
+    """Per layer (q, k), each `(B,H,T,K)`, q scaled: softmax(q @ k^T) are the rows.
 
     Arguments, tokens and errors as in `attention_maps`; their size grows with T, not with T^2.
     """
@@ -103,7 +103,7 @@ def queries_keys(
 def attention_rows(
     model: nn.Module,
     images: Tensor,
-    patch: int | tuple[int, int],
+    patch: int | Sequence[int],
     direction: str = "from",
     layers: Sequence[int] | None = None,
     part: str = "patches",
@@ -144,13 +144,14 @@ def attention_row(q: Tensor, k: Tensor, token: int, direction: str = "from") -> 
         return (q[:, :, token : token + 1] @ k.mT).softmax(-1)[:, :, 0]
     if direction != "to":
         raise ValueError(unknown("direction", direction, ["from", "to"]))
-    columns = [(some @ k.mT).softmax(-1)[..., token] for some in q.split(128, dim=2)]
+    # clone: a view would keep the rows that it was cut from
+    columns = [(some @ k.mT).softmax(-1)[..., token].clone() for some in q.split(128, dim=2)]
     return torch.cat(columns, dim=2)
 
 
-def patch_number(patch: int | tuple[int, int], grid: Size) -> int:
+def patch_number(patch: int | Sequence[int], grid: Size) -> int:
     """The number, rows first, of a patch that is given by number or by (row, column)."""
-    row, col = divmod(patch, grid[1]) if isinstance(patch, int) else patch
+    row, col = patch if isinstance(patch, Sequence) else divmod(int(patch), grid[1])
     if not (0 <= row < grid[0] and 0 <= col < grid[1]):
         raise ValueError(f"patch {patch} is outside the grid of {grid[0]}x{grid[1]} patches")
     return row * grid[1] + col
@@ -173,12 +174,14 @@ def attention_rollout(
     Args:
         maps: over layers, from the first on: `(B,H,T,T)`, as `attention_maps` gives them.
         residual: weight of the identity, which stands for the residual connection.
-        discard: share of the smallest entries of every row that is set to 0 first.
+        discard: share of the smallest entries of every row that is set to 0 first; of T entries
+            the discard * T smallest, rounded down.
         heads: `"mean"`, `"max"` or `"min"` over the heads.
         prefix: tokens before the patches; None: what `maps` knows of itself, 0 for a plain list.
 
     Returns:
-        `(B,N,N)` float32; row i says what patch i is made of; rows sum to 1.
+        `(B,N,N)`; row i says what patch i is made of; rows sum to 1. NaN in a row that
+        leads to prefix tokens alone, which takes `residual=0`.
 
     Raises:
         ValueError: for values outside their range, or no maps.
@@ -192,12 +195,12 @@ def attention_rollout(
     prefix = getattr(maps, "prefix", 0) if prefix is None else prefix
     rollout: Tensor | None = None
     for map_BHTT in maps:
-        rows = FUSE[heads](map_BHTT.float(), 1)
+        rows = FUSE[heads](map_BHTT, 1)
         tokens = rows.shape[-1]
         if discard:
             values, where = rows.topk(tokens - int(discard * tokens))
             rows = torch.zeros_like(rows).scatter(-1, where, values)
-        identity = torch.eye(tokens, device=rows.device)
+        identity = torch.eye(tokens, dtype=rows.dtype, device=rows.device)
         total = rows.sum(-1, keepdim=True)  # 0 where "min" found nothing that all heads share
         rows = torch.where(total > 0, (1 - residual) * rows / total + residual * identity, identity)
         rollout = rows if rollout is None else rows @ rollout

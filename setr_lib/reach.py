@@ -43,8 +43,8 @@ def attention_distance(maps: Maps, grid: Size, patch: int, query: int | None = N
     Returns:
         `(L,B,H,N)`; for one tensor `(...,N)`; with `query` `(...)`.
     """
-    far = distances(grid, patch)
     rows = _patches(maps, grid, query)
+    far = distances(grid, patch).to(rows.device)
     return (rows * (far if query is None else far[query])).sum(-1)
 
 
@@ -105,12 +105,13 @@ def attention_inside(
     """
     if region not in ("class", "connected"):
         raise ValueError(f"region is {region!r}; choose 'class' or 'connected'")
+    rows = _patches(maps, (labels.shape[-2], labels.shape[-1]), query)
+    labels = labels.to(rows.device)
     regions = labels if region == "class" else _connected(labels)
     ids, classes = regions.flatten(-2), labels.flatten(-2)
     same = (ids[..., :, None] == ids[..., None, :]).float()
     same = torch.where((classes == IGNORE)[..., None], torch.nan, same)
     area = same.mean(-1)
-    rows = _patches(maps, (labels.shape[-2], labels.shape[-1]), query)
     if query is not None:
         same, area = same[..., query, :], area[..., query]
     if labels.ndim == 3:
@@ -125,11 +126,12 @@ def _stacked(maps: Maps) -> Tensor:
 def _patches(maps: Maps, grid: Size, query: int | None) -> Tensor:
     """The patches' part of maps or rows, prefix taken out, rows summing to 1."""
     rows, count = _stacked(maps), grid[0] * grid[1]
-    if rows.shape[-1] < count:
-        raise ValueError(
-            f"the maps have {rows.shape[-1]} tokens, the grid {grid[0]}x{grid[1]} = {count} patches"
-        )
     prefix = rows.shape[-1] - count
+    if prefix != getattr(maps, "prefix", max(prefix, 0)):
+        raise ValueError(
+            f"the maps have {rows.shape[-1]} tokens, which are no grid of {grid[0]}x{grid[1]} = "
+            f"{count} patches with the prefix tokens of this network"
+        )
     rows = rows[..., prefix:] if query is not None else rows[..., prefix:, prefix:]
     return rows / rows.sum(-1, keepdim=True)
 
@@ -150,4 +152,4 @@ def _connected(labels: Tensor) -> Tensor:
         found, count = ndimage.label((labels == kind).cpu().numpy())
         numbers[found > 0] = found[found > 0] + last
         last += count
-    return torch.from_numpy(numbers)
+    return torch.from_numpy(numbers).to(labels.device)

@@ -45,11 +45,7 @@ def watch(
     spy = _Spy(set(wanted), see)
     run(encoder, lambda: _through(encoder, images, spy))
     if spy.calls != depth:
-        raise ValueError(
-            f"{type(encoder).__name__} called the fused attention {spy.calls} times in {depth} "
-            "blocks; it must be once per block. For a timm backbone with plain attention call "
-            "timm.layers.set_fused_attn(True) before it is made"
-        )
+        raise ValueError(_not_fused(encoder, spy.calls))
     return [spy.seen[layer] for layer in wanted]
 
 
@@ -58,8 +54,16 @@ def hide_keys(model: nn.Module, visible: Tensor, call: Callable[[], Tensor]) -> 
 
     The other tokens are then exactly what they would be if the hidden ones did not exist.
     """
-    with _Hide(visible):
-        return run(model, call)
+    mode = _Hide(visible)
+
+    def masked() -> Tensor:
+        with mode:
+            return call()
+
+    found = run(model, masked)
+    if not mode.calls:
+        raise ValueError(_not_fused(model, 0))
+    return found
 
 
 def prefix_tokens(model: nn.Module) -> int:
@@ -113,6 +117,15 @@ def run(model: nn.Module, call: Callable[[], Seen]) -> Seen:
         model.train(was_training)
 
 
+def _not_fused(model: nn.Module, calls: int) -> str:
+    encoder = encoder_of(model)
+    return (
+        f"{type(encoder).__name__} called the fused attention {calls} times in "
+        f"{depth_of(encoder)} blocks; it must be once per block. For a timm backbone with plain "
+        "attention call timm.layers.set_fused_attn(True) before it is made"
+    )
+
+
 def _through(encoder: Any, images: Tensor, spy: "_Spy") -> None:
     with spy:
         encoder(images)
@@ -131,7 +144,8 @@ class _Spy(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             if self.calls in self.wanted:
                 q, k, _, scale = _parts(*args, **kwargs)
-                self.seen[self.calls] = self.see(q.float() * scale, k.float())
+                dtype = torch.promote_types(q.dtype, torch.float32)
+                self.seen[self.calls] = self.see(q.to(dtype) * scale, k.to(dtype))
             self.calls += 1
         return func(*args, **kwargs)
 
@@ -142,10 +156,12 @@ class _Hide(TorchFunctionMode):
     def __init__(self, visible: Tensor) -> None:
         super().__init__()
         self.mask = visible[:, None, None]  # (B,1,1,T): every head and query, some keys
+        self.calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
+            self.calls += 1
             q, k, v, scale = _parts(*args, **kwargs)
             return func(q, k, v, attn_mask=self.mask, scale=scale)
         return func(*args, **kwargs)

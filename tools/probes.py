@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("record", type=Path, help="the folder of the record")
     parser.add_argument("--root", default="data")
     options = parser.parse_args()
-    started = time.perf_counter()
+    started, where = time.perf_counter(), surroundings(torch.device("cpu"))
     model, about = load_checkpoint(options.folder / "model.safetensors")
     base = tuple(about["recipe"]["scale"])
     train, val = (
@@ -54,7 +54,6 @@ def main() -> None:
         **probes.about,
         "miou": miou,
     }
-    where = surroundings(torch.device("cpu"))
     save_probes(
         dataclasses.replace(probes, about={**facts, "commit": where["commit"]}),
         options.folder / "probes.safetensors",
