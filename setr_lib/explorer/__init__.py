@@ -58,6 +58,8 @@ class AttentionExplorer(anywidget.AnyWidget):
         block, head: shown first; head is a number, "mean", "max" or "rollout".
         cause_pixels: for how many pixels of a grid the page's causal check is computed; with a
             kernel it is computed for the chosen pixel.
+        pool: on a page, cells of `pool` x `pool` patches stand for the patches; None: 1, or more
+            where the page would grow beyond about 8 MB.
 
     Raises:
         ValueError: for networks or labels that do not fit, or a pixel outside the image.
@@ -86,7 +88,8 @@ class AttentionExplorer(anywidget.AnyWidget):
         pixel: tuple[int, int] | None = None,
         block: int = -1,
         head: int | str = "mean",
-        cause_pixels: int = 12,
+        cause_pixels: int = 8,
+        pool: int | None = None,
     ) -> None:
         models = [model] if other is None else [model, other]
         count = _check_models(models)
@@ -100,6 +103,8 @@ class AttentionExplorer(anywidget.AnyWidget):
             _scene(model, f"image {n}", one, some, kinds, same, base)
             for n, (one, some) in enumerate(zip(images, labels))
         ]
+        if len(names) < len(models):
+            raise ValueError(f"{len(names)} names for {len(models)} networks: {list(names)}")
         self._names = list(names)[: len(models)]
         self._classes = _class_table(classes, palette, count, "classes")
         self._label_classes = (
@@ -120,6 +125,12 @@ class AttentionExplorer(anywidget.AnyWidget):
             "direction": "from",
             **_first_map(self._views[0][0].shape, block, head),
         }
+        if pool is not None and not 1 <= pool <= min(self._views[0][0].grid):
+            raise ValueError(
+                f"pool is {pool}; a grid of {self._views[0][0].grid} patches takes 1 to "
+                f"{min(self._views[0][0].grid)}"
+            )
+        self._pool_wanted = pool
         super().__init__(data=self._pack(stored=False), view=view)
         self.on_msg(self._receive)
 
@@ -156,7 +167,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         return {**data, **shown}, metadata
 
     def _html(self) -> str:
-        if self._pool() == 1:
+        if self._pool_wanted is not None or self._pool() == 1:
             return self._fragment()
         return picture(self._still(), self._alt())
 
@@ -165,6 +176,8 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     def _pool(self) -> int:
         """Patches per side of a cell of the page: 1 where all of them fit."""
+        if self._pool_wanted is not None:
+            return self._pool_wanted
         pool = 1
         while True:
             numbers = 0
@@ -236,7 +249,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             return
         try:
             answer, arrays = self.answer(content)
-        except (ValueError, IndexError, KeyError) as error:
+        except ValueError as error:
             answer, arrays = {"error": str(error)}, []
         self.send({**answer, "id": content.get("id")}, [array.tobytes() for array in arrays])
 
@@ -249,8 +262,10 @@ class AttentionExplorer(anywidget.AnyWidget):
         Raises:
             ValueError: for a pixel outside the image, or another question.
         """
-        view = self._views[question.get("image", 0)][question.get("model", 0)]
-        ask = question["ask"]
+        number, model, ask = question.get("image", 0), question.get("model", 0), question["ask"]
+        if not 0 <= number < len(self._views) or not 0 <= model < len(self._names):
+            raise ValueError(f"there is no image {number} with network {model}")
+        view = self._views[number][model]
         if ask in ("rows", "rollout"):
             direction = question.get("direction", "from")
             if direction not in DIRECTIONS:

@@ -35,7 +35,7 @@ from ..transforms import denormalise
 from .packing import PackedAttention, Parcel, pack_attention, pooled_pairs
 
 CHOICES = ("attended", "nearest", "random")
-HIDDEN_SHARES = (0.05, 0.1, 0.2, 0.4)  # of the patches, in the causal check of a page
+HIDDEN_SHARES = (0.05, 0.1, 0.2)  # of the patches, in the causal check of a page
 SCORE_STEP = 0.01  # class scores of a page are whole multiples of it
 STAGE_SIDE = 160  # decoder stages are shown at most this large
 MANY_CLASSES = 40  # more than these: only those that occur are sent

@@ -9,13 +9,13 @@ const STYLE = `/* explorer.css */`;
 const SUMMARIES = ["mean", "max", "rollout"];
 const DIRECTIONS = { from: "What it looks at", to: "Who looks at it" };
 const COLOUR_SCALES = {
-  own: "each map to its own largest value",
-  root: "square root: weak attention becomes visible",
-  shared: "one range for the whole grid",
+  own: "each map to its maximum",
+  root: "square root, shows the weak",
+  shared: "one range for all maps",
 };
 const PANELS = {
-  grid: "All blocks and heads",
-  heads: "Reach per head",
+  grid: "All heads",
+  heads: "Reach",
   forward: "From patch to class",
   emergence: "Block by block",
   cause: "Does it matter?",
@@ -353,7 +353,7 @@ class Explorer {
     };
     this.state = {
       image: 0, model: 0, pixel: [0, 0], block: 0, head: "mean", direction: "from",
-      scale: "own", opacity: 0.8, under: "photo", panel: "grid", emergence: 0, cause: 0,
+      scale: "own", opacity: 0.75, under: "photo", panel: "grid", emergence: 0, cause: 0,
       chart: "distance", over: "patch", sort: null, ...this.header.view, ...options.view,
     };
     this.hover = null;
@@ -365,9 +365,19 @@ class Explorer {
   begin() {
     this.listen();
     this.theme = followTheme(this.host, () => this.draw());
-    this.sizes = new ResizeObserver(() => this.draw());
+    let width = 0;
+    this.sizes = new ResizeObserver(([entry]) => {
+      if (entry.contentRect.width === width) return; // drawing changes the height
+      width = entry.contentRect.width;
+      this.draw();
+    });
     this.sizes.observe(this.at.card);
-    this.enter(0);
+    for (const [n, canvas] of [...this.shadow.querySelectorAll("canvas.thumb")].entries()) {
+      const picture = this.photos[n].colour;
+      Object.assign(canvas, { height: 44, width: Math.round((44 * picture.naturalWidth) / picture.naturalHeight) });
+      canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+    }
+    this.enter(this.state.image);
     this.refresh();
   }
 
@@ -644,6 +654,7 @@ class Explorer {
     else if (what === "npz") this.saveNumbers();
     else if (what === "html") this.savePage();
     else if (what === "check") this.checkCause();
+    else if (what === "grow") this.grow();
     else if (what === "panel") {
       this.state.panel = value;
       this.draw();
@@ -790,8 +801,9 @@ class Explorer {
     this.drawCursor(context, width, height, true);
     const [row, col] = this.patchOf(this.shown);
     at.picture.setAttribute("aria-label", `Picture. The patch in row ${row}, column ${col} asks. Arrow keys move it.`);
-    at.pictureName.textContent = `Patch (${row}, ${col})`;
-    at.pictureHint.textContent = this.hover ? "click to keep it" : "click or move over the picture";
+    const truth = this.labelAt(this.shown);
+    at.pictureName.textContent = `Patch (${row}, ${col})${truth ? ` · ${truth}` : ""}`;
+    at.pictureHint.textContent = this.hover ? "Click to keep this patch." : "Click or move over the picture; arrow keys work too.";
     for (const option of at.under.options) {
       option.hidden = option.disabled = { truth: !this.image.label, wrong: !this.image.judged }[option.value] ?? false;
     }
@@ -876,7 +888,7 @@ class Explorer {
     const map = this.map(model, state.block, state.head);
     const name = several ? `${this.modelName(model)} · ` : "";
     const part = (what) => tile.querySelector(`[data-part=${what}]`);
-    part("name").textContent = `${name}block ${state.block}, ${headName(state.head)}`;
+    part("name").textContent = `${name}block ${state.block} · ${shortName(state.head)}`;
     tile.classList.toggle("chosen", several && model === state.model);
     const canvas = tile.querySelector("canvas");
     const context = surface(canvas, this.image.size);
@@ -910,6 +922,7 @@ class Explorer {
       }
       part("even").textContent = `uniform ${percent(even)}`;
     }
+    if (difference) part("even").textContent = `orange: more in “${this.header.names[0]}”, purple: more in “${this.header.names[1]}”`;
     const best = largestAt(difference ? map.map(Math.abs) : map);
     const cols = this.now[0].source.grid[1];
     const text = `${difference ? "largest difference" : "largest"} ${percent(map[best])} in row ${Math.floor(best / cols)}, column ${best % cols}`;
@@ -949,7 +962,7 @@ class Explorer {
 
   modelName(model) {
     const names = this.header.names;
-    return model === "difference" ? `${names[0]} − ${names[1]}` : names[model];
+    return model === "difference" ? "difference" : names[model];
   }
 
   patchOf([row, col]) {
@@ -1042,7 +1055,7 @@ class Explorer {
       const y = top + n * stepY;
       context.fillStyle = head === state.head ? ink : pale;
       context.textAlign = "left";
-      context.fillText(typeof head === "number" ? `head ${head}` : head, 0, y + height / 2);
+      context.fillText(shortName(head), 0, y + height / 2);
       for (let block = 0; block < layers; block++) {
         const x = left + block * stepX;
         const map = this.map(state.model, block, head);
@@ -1292,11 +1305,21 @@ class Explorer {
     at.emergenceChart.setAttribute("aria-label", `mIoU on ${measured} by block: ${known.map((one) => `${one.name} ${percent(of(one))}`).join(", ")}`);
   }
 
+  /** Step through the blocks. */
+  async grow() {
+    const last = this.facts.emergence.length - 1;
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    for (let entry = 0; entry <= last && turn === this.turn && this.state.panel === "emergence"; entry++) {
+      this.set("emergence", entry);
+      await new Promise((go) => setTimeout(go, 500));
+    }
+  }
+
   // ------------------------------------------------------------------------------------- cause
 
   causeCounts() {
     const count = this.image.grid[0] * this.image.grid[1];
-    const all = [0.05, 0.1, 0.2, 0.4].map((share) => Math.max(1, Math.round(share * count)));
+    const all = [0.05, 0.1, 0.2].map((share) => Math.max(1, Math.round(share * count)));
     return this.options.ask ? [...new Set(all)].filter((k) => k < count) : (this.facts.causes?.checks.map((check) => check.k) ?? []);
   }
 
@@ -1434,15 +1457,15 @@ function skeleton(header, { ask, page }) {
   const judged = header.images.some((image) => image.judged);
   const button = (what, value, text, more = "") => `<button type="button" data-do="${what}" data-value="${value}" aria-pressed="false"${more}>${text}</button>`;
   const png = (name) => `<button type="button" class="small" data-do="png" data-value="${name}" data-skip title="Save this panel as a picture">PNG</button>`;
-  const tile = (model, name) => `
+  const tile = (model) => `
     <figure class="tile map" data-model="${model}" data-panel>
-      <figcaption><b data-part="name"></b>${several ? `<button type="button" class="small" data-skip data-do="model" data-value="${model}" aria-pressed="false" aria-label="Show ${escape(name)} in the panels below">below</button>` : ""}${png(`map-${model}`)}</figcaption>
+      <figcaption><b data-part="name"></b>${png(`map-${model}`)}</figcaption>
       <div class="screen" tabindex="0" role="application"><canvas></canvas></div>
       <div class="scale"><span data-part="low"></span><div class="ramp" data-part="bar"><i data-part="mark"></i></div><span data-part="high"></span></div>
       <div class="even" data-part="even"></div>
     </figure>`;
-  const tiles = header.names.map((name, n) => tile(n, name));
-  if (several) tiles.push(tile("difference", "the difference"));
+  const tiles = header.names.map((_, n) => tile(n));
+  if (several) tiles.push(tile("difference"));
   const tabs = Object.entries(PANELS).map(
     ([name, title]) => `<button type="button" role="tab" id="tab-${name}" aria-controls="panel-${name}" data-do="panel" data-value="${name}">${title}</button>`,
   );
@@ -1453,14 +1476,15 @@ function skeleton(header, { ask, page }) {
     <header>
       <div class="choice" role="group" aria-label="Direction">${Object.entries(DIRECTIONS).map(([value, text]) => button("direction", value, text)).join("")}</div>
       ${several ? `<div class="choice" role="group" aria-label="Network of the panels below">${header.names.map((name, n) => button("model", n, escape(name))).join("")}${button("model", "difference", "difference")}</div>` : ""}
-      ${header.images.length > 1 ? `<div class="choice" role="group" aria-label="Image">${header.images.map((image, n) => button("image", n, escape(image.name))).join("")}</div>` : ""}
+      ${header.images.length > 1 ? `<div class="choice" role="group" aria-label="Image">${header.images.map((image, n) => button("image", n, `<canvas class="thumb"></canvas>${escape(image.name)}`)).join("")}</div>` : ""}
     </header>
     <div class="tiles ${several ? "four" : ""}">
       <figure class="tile" data-panel>
-        <figcaption><b data-at="pictureName"></b><span class="hint" data-at="pictureHint"></span>${png("picture")}</figcaption>
+        <figcaption><b data-at="pictureName"></b>${png("picture")}</figcaption>
         <div class="screen" tabindex="0" role="application" data-at="picture"><canvas></canvas></div>
         <div class="legend" data-at="legend"></div>
         <label class="row" data-skip>Show <select data-at="under">${options({ photo: "the picture", predicted: "what the network says", ...(header.images.some((image) => image.label) ? { truth: "the label" } : {}), ...(judged ? { wrong: "where it is wrong" } : {}) })}</select></label>
+        <span class="hint" data-at="pictureHint" data-skip></span>
       </figure>
       ${tiles.join("")}
     </div>
@@ -1492,17 +1516,17 @@ function skeleton(header, { ask, page }) {
     )}
     ${panel(
       "emergence",
-      `<div class="bar"><label class="grow" data-skip>Read at <input type="range" min="0" step="1" data-at="emergence"></label><b data-at="emergenceName"></b>${png("emergence")}</div>
+      `<div class="bar"><button type="button" data-do="grow" data-skip aria-label="Play: from the first block to the last">▶</button><label data-skip>Read at <input type="range" min="0" step="1" data-at="emergence"></label><b class="grow" data-at="emergenceName"></b>${png("emergence")}</div>
       <div class="three"><figure><canvas data-at="emergenceMap" role="img" aria-label="Classes read off this block"></canvas><figcaption>what can be read off here</figcaption></figure>
       <figure><canvas data-at="emergenceTruth" role="img" aria-label="The label"></canvas><figcaption>the label</figcaption></figure>
-      <figure><canvas class="chart" data-at="emergenceChart" role="img"></canvas><figcaption>● linear probe ■ auxiliary head ◆ main head</figcaption></figure></div>
+      <figure><canvas class="chart" data-at="emergenceChart" role="img"></canvas><figcaption>● probe ■ auxiliary ◆ main head</figcaption></figure></div>
       <p data-at="emergenceWords"></p>`,
     )}
     ${panel(
       "cause",
       `<div class="bar"><div data-at="causeBody" class="grow" data-skip><label>Hide <input type="range" min="0" step="1" data-at="cause"></label> <b data-at="causeCount"></b>
         <button type="button" data-do="check" data-at="check">Hide them and see</button></div>${png("cause")}</div>
-      <div class="three" data-at="causeResult">${["attended", "nearest", "random"].map((choice) => `<figure data-choice="${choice}"><canvas></canvas><div class="left"><i></i></div><figcaption><b></b><br><span></span></figcaption></figure>`).join("")}</div>
+      <div class="three always" data-at="causeResult">${["attended", "nearest", "random"].map((choice) => `<figure data-choice="${choice}"><canvas></canvas><div class="left"><i></i></div><figcaption><b></b><br><span></span></figcaption></figure>`).join("")}</div>
       <p data-at="causeWords"></p>`,
     )}
     <footer data-skip>
@@ -1524,6 +1548,10 @@ function headName(head) {
   return { mean: "mean of the heads", max: "maximum of the heads", rollout: "rollout" }[head] ?? `head ${head}`;
 }
 
+function shortName(head) {
+  return typeof head === "number" ? `head ${head}` : head;
+}
+
 function formatOf(name) {
   const known = { entropy: (v) => v.toFixed(2), distance: (v) => v.toFixed(1), inside: percent };
   return (value) => (value === null || value === undefined ? "–" : known[name](value));
@@ -1541,7 +1569,7 @@ function mean(values) {
 function spread(values) {
   const middle = mean(values);
   const deviation = Math.sqrt(sum(values.map((value) => (value - middle) ** 2)) / Math.max(1, values.length - 1));
-  return `${(100 * middle).toFixed(0)} ± ${(100 * deviation).toFixed(0)} points`;
+  return `${(100 * middle).toFixed(0).replace("-0", "0")} ± ${(100 * deviation).toFixed(0)} points`;
 }
 
 function softmax(scores) {
@@ -1649,7 +1677,8 @@ function swatch(colour, name) {
 /** Points over the blocks, with an axis that starts at 0. */
 class Chart {
   constructor(canvas, card, { columns, limit, title, percent: share }) {
-    this.context = surface(canvas, [220, 340]);
+    const room = canvas.clientWidth || 340;
+    this.context = surface(canvas, [Math.min(0.65 * room, 260), room]);
     Object.assign(this, { columns, limit, width: canvas.clientWidth, height: canvas.clientHeight });
     const style = getComputedStyle(card);
     this.ink = Object.fromEntries(["ink", "pale", "line", "accent", "dot"].map((name) => [name, style.getPropertyValue(`--${name}`)]));
@@ -1670,7 +1699,7 @@ class Chart {
       context.fillText(share ? `${Math.round(100 * tick)} %` : String(Number(tick.toPrecision(3))), this.box.left - 6, this.y(tick));
     }
     context.textAlign = "center";
-    const every = Math.ceil(columns / 12);
+    const every = Math.ceil((columns * 22) / (this.box.right - this.box.left));
     for (let n = 0; n < columns; n += every) context.fillText(String(n), this.x(n), this.box.bottom + 12);
     context.fillText("block", (this.box.left + this.box.right) / 2, this.height - 6);
   }

@@ -206,6 +206,11 @@ def _round_head(
     for a given sum of errors. A constant per row does not change a softmax: the mean key goes.
     """
     q, k = q.double(), k.double()
+    if not (q.isfinite().all() and k.isfinite().all()):
+        raise ValueError(
+            "the network's queries or keys are not finite numbers: its weights or its input hold "
+            "NaN or infinity"
+        )
     exact = _softmax(q @ k.T)
     limit = torch.minimum(exact.amax(1, keepdim=True), exact.amax(0, keepdim=True)) * ACCURACY
     k = k - k.mean(0)
@@ -226,7 +231,7 @@ def _round_head(
     else:
         raise ValueError(
             f"no rounding of a head's queries and keys keeps its attention within {ACCURACY:.4f} "
-            f"(error {error * ACCURACY:.2g}): are all of them finite numbers?"
+            f"(error {error * ACCURACY:.2g}); choose larger cells with pool=2"
         )
     used = (numbers[0].abs().amax(0) > 0) & (numbers[1].abs().amax(0) > 0)
     whole = numbers[0][:, used].long().numpy(), numbers[1][:, used].long().numpy()
