@@ -25,7 +25,7 @@ from ..geometry import Size, patch_grid
 from ..model import SETR
 from ..plots import Palette, spread_palette
 from ..transforms import resize_label
-from ..evaluation import to_pixels
+from ..prediction import to_pixels
 from .contents import Scene, View, jpeg
 from .packing import Parcel
 from .page import document, fragment, module, picture, still_picture
