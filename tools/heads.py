@@ -19,6 +19,7 @@ from setr_lib import attention
 from setr_lib.datasets import load_dataset
 from setr_lib.files import whole_file, write_json
 from setr_lib.model import SETR
+from setr_lib.reach import distances
 from setr_lib.records import surroundings
 from setr_lib.weights import load_checkpoint
 
@@ -84,28 +85,47 @@ def facts_of(network: SETR, images: Any, label: Any, grid: Any) -> dict[str, Any
 
 
 def causal_check(model: SETR, images: Any, grid: Any, seed: int) -> dict[str, Any]:
-    """`setr_lib.attention.hide` for some pixels of one image, by three rankings and two ways."""
+    """How far the scores of some pixels of one image fall when patches are hidden as keys.
+
+    For every pixel, as `setr_lib.attention.hide` does it: the patches that its own patch's row
+    ranks highest in the rollout, in the mean over all blocks and in the last block, random and
+    nearest ones. And one more control: those that the rollout of the NEXT pixel in the list ranks
+    highest.
+    """
     draw = torch.Generator().manual_seed(seed)
-    pixels = [
-        tuple(int(torch.randint(side, (), generator=draw)) for side in images.shape[-2:])
-        for _ in range(PIXELS)
-    ]
-    k, depth = round(HIDDEN * grid[0] * grid[1]), model.config.depth
-    ways = {
-        "rollout": ("rollout", "keys"),
-        "all blocks": (range(depth), "keys"),
-        "last block": ([depth - 1], "keys"),
-        "rollout, grey pixels": ("rollout", "pixels"),
+    size, patch = images.shape[-2:], model.encoder.patch_size
+    at = torch.stack([torch.randint(side, (PIXELS,), generator=draw) for side in size], 1)
+    own = at[:, 0] // patch * grid[1] + at[:, 1] // patch
+    maps = attention.attention_maps(model, images, heads="mean")
+    rows = [one[0, 0, maps.prefix :, maps.prefix :] for one in maps]
+    rollout = attention.attention_rollout(maps)[0]
+    ranks = {
+        "rollout": rollout[own],
+        "rollout of another pixel": rollout[own.roll(-1)],
+        "all blocks": torch.stack(rows).mean(0)[own],
+        "last block": rows[-1][own],
+        "nearest": -distances(grid, patch)[own],
+        "random": torch.rand(PIXELS, len(rollout), generator=draw),
     }
-    found: dict[str, Any] = {"pixels": pixels}
-    for name, (by, how) in ways.items():
-        seen = attention.hide(model, images, pixels, k, by, how, seed)
-        found["class"], found["probability"] = seen.classes.tolist(), rounded(seen.probability)
-        found[name] = {
-            "logit": {choice: rounded(v) for choice, v in seen.logit_fall.items()},
-            "probability": {choice: rounded(v) for choice, v in seen.probability_fall.items()},
-        }
+    everywhere = torch.arange(PIXELS)
+    before = model_scores(model, images, at, torch.empty(PIXELS, 0, dtype=torch.int64))
+    classes = before.argmax(1)
+    found: dict[str, Any] = {"pixels": at.tolist(), "class": classes.tolist()}
+    found["probability"] = rounded(before.softmax(1)[everywhere, classes])
+    k = round(HIDDEN * grid[0] * grid[1])
+    for name, rank in ranks.items():
+        hidden = rank.scatter(1, own[:, None], -torch.inf).topk(k).indices  # never the own patch
+        after = model_scores(model, images, at, hidden)
+        logit = (before - after)[everywhere, classes]
+        probability = (before.softmax(1) - after.softmax(1))[everywhere, classes]
+        found[name] = {"logit": rounded(logit), "probability": rounded(probability)}
     return found
+
+
+def model_scores(model: SETR, images: Any, at: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """`(P,K)`: the scores at each pixel with its own patches hidden."""
+    logits = attention.hidden_logits(model, images, hidden)
+    return logits[torch.arange(len(at)), :, at[:, 0], at[:, 1]]
 
 
 def rounded(values: Any) -> Any:
