@@ -447,6 +447,7 @@ class Explorer {
     const { direction } = this.state;
     const pixel = this.shown;
     const settled = this.hover === null;
+    this.at.card.ariaBusy = "true";
     try {
       const found = [];
       for (const model of this.image.models.keys()) {
@@ -466,8 +467,10 @@ class Explorer {
       }
       if (ticket !== this.ticket) return;
       this.draw();
+      this.at.card.ariaBusy = "false";
       if (settled) this.announce();
     } catch (error) {
+      this.at.card.ariaBusy = "false";
       this.at.words.textContent = `The kernel answered: ${error.message}`;
       console.warn("attention explorer:", error.message);
     }
