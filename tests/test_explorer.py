@@ -97,7 +97,9 @@ def test_pooled_attention_is_the_mean_over_queries_of_the_sum_over_keys(pool, pr
     members = [[s] for s in range(prefix)]
     for y in range(0, rows, pool):
         for x in range(0, cols, pool):
-            cell = [(a, b) for a in range(y, min(y + pool, rows)) for b in range(x, min(x + pool, cols))]
+            cell = [
+                (a, b) for a in range(y, min(y + pool, rows)) for b in range(x, min(x + pool, cols))
+            ]
             members.append([prefix + a * cols + b for a, b in cell])
     whole = exact(pairs[0], 1)
     expected = [[whole[np.ix_(a, b)].sum(1).mean() for b in members] for a in members]
@@ -203,7 +205,7 @@ def test_the_stored_row_is_the_kernels_row():
 
 
 def test_a_large_network_is_asked_for_one_row_without_its_maps():
-    """L/16 at 512 pixels has 0.4 billion attention values; no tensor of T x T of one layer is kept."""
+    """L/16 at 512 pixels has 0.4 billion attention values: no map of T x T is kept."""
     widget = explorer()
     view = widget._views[0][0]
     widget.answer({"ask": "rows", "pixel": [0, 0], "direction": "to"})
@@ -352,7 +354,12 @@ def test_a_shapes_scene_keeps_its_own_classes_for_another_network():
     shapes = setr_lib.datasets.Shapes("val")
     model = sharp_model(num_classes=11)
     widget = explorer(
-        model, image, label, base=(64, 48), label_classes=shapes.classes, label_palette=shapes.palette
+        model,
+        image,
+        label,
+        base=(64, 48),
+        label_classes=shapes.classes,
+        label_palette=shapes.palette,
     )
     header = _header(widget._html())
     assert [entry["name"] for entry in header["label_classes"]] == list(shapes.classes)

@@ -5,6 +5,7 @@
 
 CHROMIUM=path names another browser. Without one the tests are skipped.
 """
+# ruff: noqa: RUF001 (the page prints real minus and times signs)
 
 import functools
 import io
@@ -66,10 +67,12 @@ def widget() -> AttentionExplorer:
     """Two networks, two images, the first with a label; sides that patches do not divide."""
     torch.manual_seed(0)
     pair = sharp_model("naive"), sharp_model("pup")
-    label = random_labels(np.random.default_rng(0), (3, 4), 8).repeat(15, 0).repeat(15, 1)
+    label = random_labels(np.random.default_rng(0), (3, 4), 8)
+    label = label.astype(np.uint8).repeat(15, 0).repeat(15, 1)
     return AttentionExplorer(
-        pair[0], [picture(45, 60), picture(64, 48)], [label.astype(np.uint8), None],
-        other=pair[1], names=("one", "two"), classes=CLASSES, pixel=(20, 40), block=1, cause_pixels=3,
+        pair[0], [picture(45, 60), picture(64, 48)], [label, None],
+        other=pair[1], names=("one", "two"), classes=CLASSES, pixel=(20, 40),
+        block=1, cause_pixels=3,
     )  # fmt: skip
 
 
@@ -182,7 +185,9 @@ def test_shown_rollout_is_attention_rollout_up_to_every_block(open_page, page_fi
     found = numbers(page, "rollout")
     for layer in range(4):
         whole = attention_rollout(maps[: layer + 1])[0].numpy()
-        expected = whole[6] if direction == "from" else whole[:, 6]  # pixel (20, 40): row 1, column 2
+        expected = (
+            whole[6] if direction == "from" else whole[:, 6]
+        )  # pixel (20, 40): row 1, column 2
         # the rounding of the rows, once per layer
         assert abs(found[layer] - expected).max() <= (layer + 1) * ACCURACY * expected.max()
 
@@ -338,7 +343,9 @@ def test_digits_choose_the_block_and_brackets_the_head(open_page, page_file):
     assert (state(page, "block"), state(page, "head")) == (3, 2)  # from the mean back to the last
     press(page, "]", "]")
     assert state(page, "head") == "max"
-    assert page.locator(".map[data-model='0'] [data-part=name]").inner_text() == "one · block 3 · max"
+    assert (
+        page.locator(".map[data-model='0'] [data-part=name]").inner_text() == "one · block 3 · max"
+    )
 
 
 def test_sliders_choose_block_opacity_and_head(open_page, page_file):
@@ -403,7 +410,9 @@ def test_tabs_are_reached_with_arrow_keys(open_page, page_file):
     page.focus("[role=tab][data-value=grid]")
     press(page, "ArrowRight")
     assert state(page, "panel") == "heads"
-    assert page.locator("#panel-heads").is_visible() and not page.locator("#panel-grid").is_visible()
+    assert (
+        page.locator("#panel-heads").is_visible() and not page.locator("#panel-grid").is_visible()
+    )
 
 
 # ---------------------------------------------------------------------------------------- looks
@@ -411,7 +420,7 @@ def test_tabs_are_reached_with_arrow_keys(open_page, page_file):
 
 def test_dark_mode_follows_the_page_and_then_the_system(open_page, page_file):
     page = open_page(page_file, color_scheme="dark")
-    paper = "getComputedStyle(document.querySelector('.setr-explorer-host').shadowRoot.querySelector('.card')).backgroundColor"
+    paper = f"getComputedStyle({STATE}.at.card).backgroundColor"
     assert page.evaluate(paper) == "rgb(20, 24, 30)"
     page.evaluate("document.documentElement.dataset.theme = 'light'")
     page.wait_for_timeout(50)
@@ -582,8 +591,9 @@ QUESTION = """
 _, (rows,) = explorer.answer({"ask": "rows", "pixel": [20, 40], "direction": "from"})
 stored = explorer._views[0][0].packed(1)
 from setr_lib.explorer.packing import ACCURACY, unpack_head
-error = max(abs(unpack_head(stored, l, h)[7] - rows[l, h]).max() / rows[l, h].max() for l in range(4) for h in range(3))
-print(bool(error <= ACCURACY))
+heads = [(layer, head) for layer in range(4) for head in range(3)]
+errors = [abs(unpack_head(stored, *at)[7] - rows[at]).max() / rows[at].max() for at in heads]
+print(bool(max(errors) <= ACCURACY))
 """
 
 
@@ -617,7 +627,13 @@ def test_the_explorer_works_on_a_page_of_the_book(executed, open_page, tmp_path)
     (tmp_path / "_config.yml").write_text(
         'title: T\nexecute: {execute_notebooks: "off"}\nhtml: {use_repository_button: false}\n'
     )
-    build = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(tmp_path), "-W", "-n"]
+    build = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(tmp_path),
+        "-W",
+        "-n",
+    ]
     subprocess.run(build, check=True, capture_output=True)
     page = open_page(tmp_path / "_build/html/heads.html")
     click_pixel(page, 33, 50)

@@ -20,12 +20,12 @@ from matplotlib import colormaps
 from ..attention import Probes, prepare
 from ..datasets import check_labels
 from ..errors import unknown
+from ..evaluation import to_pixels
 from ..files import whole_file
 from ..geometry import Size, patch_grid
 from ..model import SETR
 from ..plots import Palette, spread_palette
 from ..transforms import resize_label
-from ..evaluation import to_pixels
 from .contents import Scene, View, jpeg
 from .packing import Parcel
 from .page import document, fragment, module, picture, still_picture
@@ -113,7 +113,12 @@ class AttentionExplorer(anywidget.AnyWidget):
         first = _first_pixel(self._scenes[0].size, pixel)
         self._views = [
             [
-                View(net, scene, some, _cause_pixels(scene.size, first if n == 0 else None, cause_pixels))
+                View(
+                    net,
+                    scene,
+                    some,
+                    _cause_pixels(scene.size, first if n == 0 else None, cause_pixels),
+                )
                 for net, some in zip(models, (probes, other_probes))
             ]
             for n, scene in enumerate(self._scenes)
@@ -163,7 +168,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         if "google.colab" in sys.modules:
             return shown
         widget = super()._repr_mimebundle_()
-        data, metadata = widget if isinstance(widget, tuple) else (widget, {})
+        data, metadata = widget or ({}, {})
         return {**data, **shown}, metadata
 
     def _html(self) -> str:

@@ -1,6 +1,6 @@
 """What the explorer shows of an image and a network, computed once; rows of attention on demand."""
 
-# B batch, L layers, H heads, T tokens = S prefix tokens, then N patches; K classes, h w a map's size
+# L layers, H heads, T tokens = S prefix tokens, then N patches; K classes, h w a map's size
 
 import io
 from collections.abc import Sequence
@@ -247,7 +247,7 @@ class View:
 
 def principal_colours(maps: Tensor) -> np.ndarray:
     """`(C,h,w)` -> `(h,w,3)` uint8: the first three principal components as red, green, blue."""
-    channels, height, width = maps.shape
+    height, width = maps.shape[-2:]
     shrink = max(1, -(-max(height, width) // STAGE_SIDE))
     maps = maps[:, ::shrink, ::shrink]
     points = maps.flatten(1).T.double()

@@ -127,7 +127,9 @@ def pooled_pairs(
                 for one_q, one_k in zip(q[0], k[0])
             ]
         )
-        pooled.append((logs[None], torch.eye(count, dtype=torch.float64).expand(1, len(logs), -1, -1)))
+        pooled.append(
+            (logs[None], torch.eye(count, dtype=torch.float64).expand(1, len(logs), -1, -1))
+        )
     return pooled
 
 
