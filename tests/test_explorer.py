@@ -391,6 +391,21 @@ def test_what_does_not_fit_is_named(facts, words):
         explorer(**facts)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixel": [0, 64]}, "outside the image"),
+        ({"image": 1}, "no image 1"),
+        ({"block": 9}, "blocks 0 to 3"),
+        ({"direction": "in"}, "unknown direction"),
+    ],
+)
+def test_a_view_that_cannot_be_shown_is_refused(change, words):
+    widget = explorer()
+    with pytest.raises(ValueError, match=words):
+        widget.view = {**widget.view, **change}
+
+
 def test_a_label_is_brought_to_the_size_that_the_network_reads():
     label = random_labels(np.random.default_rng(1), (96, 128), 8)
     widget = explorer(image=picture(96, 128), label=label, base=(64, 48))

@@ -139,6 +139,18 @@ class AttentionExplorer(anywidget.AnyWidget):
         super().__init__(data=self._pack(stored=False), view=view)
         self.on_msg(self._receive)
 
+    @traitlets.validate("view")
+    def _check_view(self, proposal: Any) -> dict[str, Any]:
+        """What is shown can be set from Python too: `explorer.view = {**explorer.view, ...}`."""
+        view = proposal["value"]
+        if not 0 <= view["image"] < len(self._scenes) or not 0 <= view["model"] < len(self._names):
+            raise ValueError(f"there is no image {view['image']} with network {view['model']}")
+        _inside(view["pixel"], self._scenes[view["image"]].size)
+        _first_map(self._views[view["image"]][view["model"]].shape, view["block"], view["head"])
+        if view["direction"] not in DIRECTIONS:
+            raise ValueError(unknown("direction", view["direction"], DIRECTIONS))
+        return view
+
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Write the explorer as one file that needs no kernel and no network, whole or not at all.
 
@@ -254,7 +266,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             return
         try:
             answer, arrays = self.answer(content)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # a full GPU is an answer too
             answer, arrays = {"error": str(error)}, []
         self.send({**answer, "id": content.get("id")}, [array.tobytes() for array in arrays])
 
