@@ -215,6 +215,14 @@ def test_a_large_network_is_asked_for_one_row_without_its_maps():
     assert all(value.shape[-2:] != (tokens, tokens) for value in kept)
 
 
+def test_queries_and_keys_are_kept_for_one_image_only():
+    widget = explorer(image=[picture(), picture(32, 32)], label=[None, None])
+    for number in (0, 1):
+        widget.answer({"ask": "rows", "image": number, "pixel": [0, 0], "direction": "from"})
+        kept = ["pairs" in vars(views[0]) for views in widget._views]
+        assert kept == [number == 0, number == 1]
+
+
 def test_the_causal_check_of_the_kernel_is_hide_with_four_random_draws():
     model = sharp_model()
     widget = explorer(model)

@@ -100,7 +100,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         same = label_classes is None or list(label_classes) == list(classes or ())
         kinds = len(label_classes) if label_classes else count
         self._scenes = [
-            _scene(model, f"image {n}", one, some, kinds, same, base)
+            _scene(model, _name(one, n), one, some, kinds, same, base)
             for n, (one, some) in enumerate(zip(images, labels))
         ]
         if len(names) < len(models):
@@ -202,7 +202,7 @@ class AttentionExplorer(anywidget.AnyWidget):
                 for view in views:
                     layers, heads, _ = view.shape
                     cells = patch_grid(view.grid, pool)
-                    width = view.pairs[0][0].shape[-1]
+                    width = view.model.config.width // heads
                     numbers += 2 * layers * heads * width * (cells[0] * cells[1] + view.prefix)
             if numbers <= PAGE_NUMBERS or max(self._views[0][0].grid) <= pool:
                 return pool
@@ -232,6 +232,7 @@ class AttentionExplorer(anywidget.AnyWidget):
                     facts["causes"] = view.causes(parcel)
                 about["models"].append(facts)
             images.append(about)
+            self._forget_all_but(0)
         header = {
             "names": self._names,
             "classes": self._classes,
@@ -283,6 +284,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         if not 0 <= number < len(self._views) or not 0 <= model < len(self._names):
             raise ValueError(f"there is no image {number} with network {model}")
         view = self._views[number][model]
+        self._forget_all_but(number)
         if ask in ("rows", "rollout"):
             direction = question.get("direction", "from")
             if direction not in DIRECTIONS:
@@ -301,6 +303,13 @@ class AttentionExplorer(anywidget.AnyWidget):
             page = document(self._fragment(), f"Attention of {' and '.join(self._names)}")
             return {}, [np.frombuffer(page.encode(), np.uint8)]
         raise ValueError(unknown("question", ask, ["rows", "rollout", "means", "cause", "html"]))
+
+    def _forget_all_but(self, number: int) -> None:
+        """Queries and keys are kept for one image only."""
+        for other, views in enumerate(self._views):
+            for view in views:
+                if other != number:
+                    view.forget()
 
     @staticmethod
     def _patch(view: View, pixel: Sequence[int]) -> int:
@@ -344,6 +353,11 @@ def _scene(
     check_labels(label, kinds, f"the label of {name}")
     size = (images.shape[-2], images.shape[-1])
     return Scene(name, images, resize_label(label.astype(np.uint8), size), same)
+
+
+def _name(image: Any, number: int) -> str:
+    """The file's own name, without its folder."""
+    return os.path.basename(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
 def _class_table(
