@@ -438,5 +438,6 @@ def _base64(text: str) -> bytes:
     return packing.base64.b64decode(text)
 
 
-def _full_disk(*_):
+def _full_disk(path, text):
+    path.write_bytes(text.encode()[:100])
     raise OSError("no space left on device")
