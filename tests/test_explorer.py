@@ -97,7 +97,9 @@ def test_pooled_attention_is_the_mean_over_queries_of_the_sum_over_keys(pool, pr
     members = [[s] for s in range(prefix)]
     for y in range(0, rows, pool):
         for x in range(0, cols, pool):
-            cell = [(a, b) for a in range(y, min(y + pool, rows)) for b in range(x, min(x + pool, cols))]
+            cell = [
+                (a, b) for a in range(y, min(y + pool, rows)) for b in range(x, min(x + pool, cols))
+            ]
             members.append([prefix + a * cols + b for a, b in cell])
     whole = exact(pairs[0], 1)
     expected = [[whole[np.ix_(a, b)].sum(1).mean() for b in members] for a in members]
@@ -203,7 +205,7 @@ def test_the_stored_row_is_the_kernels_row():
 
 
 def test_a_large_network_is_asked_for_one_row_without_its_maps():
-    """L/16 at 512 pixels has 0.4 billion attention values; no tensor of T x T of one layer is kept."""
+    """L/16 at 512 pixels has 0.4 billion attention values: no map of T x T is kept."""
     widget = explorer()
     view = widget._views[0][0]
     widget.answer({"ask": "rows", "pixel": [0, 0], "direction": "to"})
@@ -211,6 +213,14 @@ def test_a_large_network_is_asked_for_one_row_without_its_maps():
     kept = [value for pair in view.pairs for value in pair]
     kept += [value for value in vars(view).values() if isinstance(value, torch.Tensor)]
     assert all(value.shape[-2:] != (tokens, tokens) for value in kept)
+
+
+def test_queries_and_keys_are_kept_for_one_image_only():
+    widget = explorer(image=[picture(), picture(32, 32)], label=[None, None])
+    for number in (0, 1):
+        widget.answer({"ask": "rows", "image": number, "pixel": [0, 0], "direction": "from"})
+        kept = ["pairs" in vars(views[0]) for views in widget._views]
+        assert kept == [number == 0, number == 1]
 
 
 def test_the_causal_check_of_the_kernel_is_hide_with_four_random_draws():
@@ -309,6 +319,7 @@ def test_principal_colours_follow_the_first_component():
     ramp = torch.linspace(0, 1, 20).view(1, 4, 5)
     colours = principal_colours(torch.cat([ramp, 2 * ramp, 0 * ramp]))
     red = colours[..., 0].astype(int).flatten()
+    assert colours.shape == (4, 5, 3)
     assert (np.diff(red) >= 0).all() and red[-1] == 255
 
 
@@ -352,7 +363,12 @@ def test_a_shapes_scene_keeps_its_own_classes_for_another_network():
     shapes = setr_lib.datasets.Shapes("val")
     model = sharp_model(num_classes=11)
     widget = explorer(
-        model, image, label, base=(64, 48), label_classes=shapes.classes, label_palette=shapes.palette
+        model,
+        image,
+        label,
+        base=(64, 48),
+        label_classes=shapes.classes,
+        label_palette=shapes.palette,
     )
     header = _header(widget._html())
     assert [entry["name"] for entry in header["label_classes"]] == list(shapes.classes)
@@ -384,6 +400,21 @@ def test_what_does_not_fit_is_named(facts, words):
         explorer(**facts)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixel": [0, 64]}, "outside the image"),
+        ({"image": 1}, "no image 1"),
+        ({"block": 9}, "blocks 0 to 3"),
+        ({"direction": "in"}, "unknown direction"),
+    ],
+)
+def test_a_view_that_cannot_be_shown_is_refused(change, words):
+    widget = explorer()
+    with pytest.raises(ValueError, match=words):
+        widget.view = {**widget.view, **change}
+
+
 def test_a_label_is_brought_to_the_size_that_the_network_reads():
     label = random_labels(np.random.default_rng(1), (96, 128), 8)
     widget = explorer(image=picture(96, 128), label=label, base=(64, 48))
@@ -407,5 +438,6 @@ def _base64(text: str) -> bytes:
     return packing.base64.b64decode(text)
 
 
-def _full_disk(*_):
+def _full_disk(path, text):
+    path.write_bytes(text.encode()[:100])
     raise OSError("no space left on device")

@@ -5,6 +5,7 @@
 
 CHROMIUM=path names another browser. Without one the tests are skipped.
 """
+# ruff: noqa: RUF001 (the page prints real minus and times signs)
 
 import functools
 import io
@@ -36,8 +37,8 @@ from setr_lib.explorer.packing import ACCURACY
 from setr_lib.explorer.page import module
 
 CLASSES = ["sky", "field", "path", "house", "tree", "ball", "fence", "pole"]
-# Sphinx's own, on every page of the book.
-NOT_OURS = ("THEBE_JS_URL", "invalid theme mode")
+# The theme's own, on every page of the book; a page opened from disk may not load its fonts.
+NOT_OURS = ("THEBE_JS_URL", "invalid theme mode", "Access to font", "net::ERR_FAILED")
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +67,12 @@ def widget() -> AttentionExplorer:
     """Two networks, two images, the first with a label; sides that patches do not divide."""
     torch.manual_seed(0)
     pair = sharp_model("naive"), sharp_model("pup")
-    label = random_labels(np.random.default_rng(0), (3, 4), 8).repeat(15, 0).repeat(15, 1)
+    label = random_labels(np.random.default_rng(0), (3, 4), 8)
+    label = label.astype(np.uint8).repeat(15, 0).repeat(15, 1)
     return AttentionExplorer(
-        pair[0], [picture(45, 60), picture(64, 48)], [label.astype(np.uint8), None],
-        other=pair[1], names=("one", "two"), classes=CLASSES, pixel=(20, 40), block=1, cause_pixels=3,
+        pair[0], [picture(45, 60), picture(64, 48)], [label, None],
+        other=pair[1], names=("one", "two"), classes=CLASSES, pixel=(20, 40),
+        block=1, cause_pixels=3,
     )  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def open_page(chromium):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
@@ -113,9 +116,9 @@ STATE = "document.querySelector('.setr-explorer-host')?.parentElement.explorer"
 
 
 def settle(page) -> None:
-    """Until the rollout, the last thing to arrive, is there."""
-    for _ in range(200):
-        if page.evaluate(f"!!{STATE}?.now.length && {STATE}.now.every(one => one.rollout)"):
+    """Until all numbers of the chosen patch are there."""
+    for _ in range(1200):
+        if page.evaluate(f"{STATE}?.at.card.ariaBusy === 'false'"):
             return
         page.wait_for_timeout(25)
     raise AssertionError("the explorer did not open")
@@ -136,6 +139,7 @@ def numbers(page, name: str, model: int = 0) -> np.ndarray:
 
 
 def click_pixel(page, row: float, col: float, size=(45, 60)) -> None:
+    page.locator("[data-at=picture]").scroll_into_view_if_needed()
     box = page.locator("[data-at=picture]").bounding_box()
     page.mouse.click(
         box["x"] + (col + 0.5) / size[1] * box["width"],
@@ -181,7 +185,9 @@ def test_shown_rollout_is_attention_rollout_up_to_every_block(open_page, page_fi
     found = numbers(page, "rollout")
     for layer in range(4):
         whole = attention_rollout(maps[: layer + 1])[0].numpy()
-        expected = whole[6] if direction == "from" else whole[:, 6]  # pixel (20, 40): row 1, column 2
+        expected = (
+            whole[6] if direction == "from" else whole[:, 6]
+        )  # pixel (20, 40): row 1, column 2
         # the rounding of the rows, once per layer
         assert abs(found[layer] - expected).max() <= (layer + 1) * ACCURACY * expected.max()
 
@@ -337,7 +343,9 @@ def test_digits_choose_the_block_and_brackets_the_head(open_page, page_file):
     assert (state(page, "block"), state(page, "head")) == (3, 2)  # from the mean back to the last
     press(page, "]", "]")
     assert state(page, "head") == "max"
-    assert page.locator(".map[data-model='0'] [data-part=name]").inner_text() == "one · block 3 · max"
+    assert (
+        page.locator(".map[data-model='0'] [data-part=name]").inner_text() == "one · block 3 · max"
+    )
 
 
 def test_sliders_choose_block_opacity_and_head(open_page, page_file):
@@ -375,6 +383,24 @@ def test_the_difference_view_subtracts_the_second_network_from_the_first(open_pa
     assert percent(text) == pytest.approx(abs(expected).max(), rel=0.06)
 
 
+def test_cells_of_several_patches_show_pooled_attention_and_say_so(open_page, tmp_path):
+    """Means over the asking patches of sums over the others; the grid of 3x4 becomes 2x2."""
+    model, image = view().model, view().scene.images
+    pooled = AttentionExplorer(model, picture(45, 60), pixel=(20, 40), pool=2, cause_pixels=0)
+    pooled.save_html(tmp_path / "pooled.html")
+    page = open_page(tmp_path / "pooled.html")
+    members = [[0], [1, 2, 5, 6], [3, 4, 7, 8], [9, 10], [11, 12]]
+    whole = attention_maps(model, image)[2][0, 1].numpy()
+    expected = np.array([whole[np.ix_(members[2], keys)].sum(1).mean() for keys in members])
+    found = numbers(page, "rows")[2, 1]
+    assert (abs(found - expected) <= ACCURACY * expected.max()).all()
+    assert "Each cell stands for 2×2 patches" in page.locator("[data-at=words]").inner_text()
+    page.click("[role=tab][data-value=heads]")
+    even = page.locator("[data-at=headRows] tr.even td").first.inner_text()
+    shares = np.array([1, 4, 4, 2, 2]) / 13  # uniform over the tokens, not over the cells
+    assert float(even) == pytest.approx(-(shares * np.log(shares)).sum(), abs=0.006)
+
+
 def test_another_image_brings_its_own_grid_and_keeps_the_pixel_inside(open_page, page_file):
     page = open_page(page_file)
     click_pixel(page, 40, 55)
@@ -402,7 +428,9 @@ def test_tabs_are_reached_with_arrow_keys(open_page, page_file):
     page.focus("[role=tab][data-value=grid]")
     press(page, "ArrowRight")
     assert state(page, "panel") == "heads"
-    assert page.locator("#panel-heads").is_visible() and not page.locator("#panel-grid").is_visible()
+    assert (
+        page.locator("#panel-heads").is_visible() and not page.locator("#panel-grid").is_visible()
+    )
 
 
 # ---------------------------------------------------------------------------------------- looks
@@ -410,7 +438,7 @@ def test_tabs_are_reached_with_arrow_keys(open_page, page_file):
 
 def test_dark_mode_follows_the_page_and_then_the_system(open_page, page_file):
     page = open_page(page_file, color_scheme="dark")
-    paper = "getComputedStyle(document.querySelector('.setr-explorer-host').shadowRoot.querySelector('.card')).backgroundColor"
+    paper = f"getComputedStyle({STATE}.at.card).backgroundColor"
     assert page.evaluate(paper) == "rgb(20, 24, 30)"
     page.evaluate("document.documentElement.dataset.theme = 'light'")
     page.wait_for_timeout(50)
@@ -581,8 +609,9 @@ QUESTION = """
 _, (rows,) = explorer.answer({"ask": "rows", "pixel": [20, 40], "direction": "from"})
 stored = explorer._views[0][0].packed(1)
 from setr_lib.explorer.packing import ACCURACY, unpack_head
-error = max(abs(unpack_head(stored, l, h)[7] - rows[l, h]).max() / rows[l, h].max() for l in range(4) for h in range(3))
-print(bool(error <= ACCURACY))
+heads = [(layer, head) for layer in range(4) for head in range(3)]
+errors = [abs(unpack_head(stored, *at)[7] - rows[at]).max() / rows[at].max() for at in heads]
+print(bool(max(errors) <= ACCURACY))
 """
 
 
@@ -615,9 +644,14 @@ def test_the_explorer_works_on_a_page_of_the_book(executed, open_page, tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: heads\n")
     (tmp_path / "_config.yml").write_text(
         'title: T\nexecute: {execute_notebooks: "off"}\nhtml: {use_repository_button: false}\n'
-        "sphinx: {config: {mathjax_path: ''}}\n"
     )
-    build = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(tmp_path), "-W", "-n"]
+    build = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(tmp_path),
+        "-W",
+        "-n",
+    ]
     subprocess.run(build, check=True, capture_output=True)
     page = open_page(tmp_path / "_build/html/heads.html")
     click_pixel(page, 33, 50)

@@ -49,9 +49,11 @@ function render({ model, el }) {
 
 for (const box of document.querySelectorAll(".setr-explorer[data-payload]:not([data-open])")) {
   const starter = box.nextElementSibling?.outerHTML ?? "";
-  const page = box.outerHTML.replace(/ data-(started|open)=""/g, "").replace(/<script[^]*<\/script>/, "") + starter;
+  const page =
+    box.outerHTML.replace(/ data-(started|open)=""/g, "").replace(/<script[^]*<\/script>/, "") +
+    starter;
   box.dataset.open = "";
-  const bytes = Uint8Array.from(atob(box.dataset.payload), (letter) => letter.charCodeAt(0));
+  const bytes = fromBase64(box.dataset.payload);
   start(box, bytes, { page }).catch((error) => {
     console.error("attention explorer:", error); // the still picture stays
   });
@@ -59,7 +61,9 @@ for (const box of document.querySelectorAll(".setr-explorer[data-payload]:not([d
 
 async function start(box, bytes, options) {
   const parcel = await openParcel(bytes);
-  const picture = await Promise.all(parcel.header.images.map((image) => decodeJpeg(parcel.array(image.picture))));
+  const picture = await Promise.all(
+    parcel.header.images.map((image) => decodeJpeg(parcel.array(image.picture))),
+  );
   const host = document.createElement("div");
   host.className = "setr-explorer-host";
   host.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take digits and arrows for itself
@@ -74,12 +78,22 @@ async function start(box, bytes, options) {
 
 // ---------------------------------------------------------------------------------------- data
 
+function fromBase64(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
 async function openParcel(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const buffer = await new Response(stream).arrayBuffer();
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const forms = { u1: Uint8Array, i1: Int8Array, u2: Uint16Array, i2: Int16Array, f4: Float32Array };
+  const forms = {
+    u1: Uint8Array,
+    i1: Int8Array,
+    u2: Uint16Array,
+    i2: Int16Array,
+    f4: Float32Array,
+  };
   const array = (place) => {
     const count = place.shape.reduce((all, side) => all * side, 1);
     return new forms[place.form](buffer, 4 + length + place.at, count);
@@ -100,11 +114,24 @@ async function decodeJpeg(bytes) {
 class Stored {
   constructor(parcel, image, facts) {
     const { pool, rank, error } = facts.attention;
-    Object.assign(this, { layers: facts.layers, heads: facts.heads, prefix: facts.prefix, pool, error });
+    Object.assign(this, {
+      layers: facts.layers,
+      heads: facts.heads,
+      prefix: facts.prefix,
+      pool,
+      error,
+    });
     this.grid = image.grid.map((side) => Math.ceil(side / pool));
     this.tokens = this.prefix + this.grid[0] * this.grid[1];
+    this.even = evenOver(image.grid, this.prefix, pool);
     this.means = async () => facts.means;
-    this.vectors = unpackVectors(parcel, facts.attention, this.layers * this.heads, this.tokens, rank);
+    this.vectors = unpackVectors(
+      parcel,
+      facts.attention,
+      this.layers * this.heads,
+      this.tokens,
+      rank,
+    );
     this.done = null;
     this.stopped = false;
   }
@@ -240,7 +267,8 @@ function unpackVectors(parcel, packed, count, tokens, rank) {
   const columns = [0, 0, 0, 0, 0];
   for (const size of sizes) columns[size]++;
   const first = [0, 0, 0, 0, 0];
-  for (let size = 2; size <= 4; size++) first[size] = first[size - 1] + (size - 1) * columns[size - 1] * tokens;
+  for (let size = 2; size <= 4; size++)
+    first[size] = first[size - 1] + (size - 1) * columns[size - 1] * tokens;
   const seen = [0, 0, 0, 0, 0];
   const found = [];
   for (let at = 0; at < count; at++) {
@@ -255,7 +283,8 @@ function unpackVectors(parcel, packed, count, tokens, rank) {
         for (let i = 0; i < tokens; i++) {
           let whole = 0;
           for (let byte = 0; byte < size; byte++) {
-            whole |= body[first[size] + (byte * columns[size] + seen[size]) * tokens + i] << (8 * byte);
+            whole |=
+              body[first[size] + (byte * columns[size] + seen[size]) * tokens + i] << (8 * byte);
           }
           const shift = 32 - 8 * size;
           sides[side][i * used + r] = factor * ((whole << shift) >> shift); // the sign
@@ -271,17 +300,28 @@ function unpackVectors(parcel, packed, count, tokens, rank) {
 /** Attention from the kernel: one row of every map for every question, nothing kept here. */
 class Live {
   constructor(ask, image, facts, place) {
-    Object.assign(this, { ask, place, layers: facts.layers, heads: facts.heads, prefix: facts.prefix });
+    Object.assign(this, {
+      ask,
+      place,
+      layers: facts.layers,
+      heads: facts.heads,
+      prefix: facts.prefix,
+    });
     Object.assign(this, { pool: 1, error: 0, grid: image.grid, patch: image.patch });
     this.tokens = this.prefix + this.grid[0] * this.grid[1];
-    this.size = image.size;
+    this.even = evenOver(image.grid, this.prefix, 1);
   }
 
   async numbers(ask, cell, direction) {
-    const pixel = [Math.floor(cell / this.grid[1]) * this.patch, (cell % this.grid[1]) * this.patch];
+    const pixel = [
+      Math.floor(cell / this.grid[1]) * this.patch,
+      (cell % this.grid[1]) * this.patch,
+    ];
     const { buffers } = await this.ask({ ask, pixel, direction, ...this.place });
     const view = buffers[0];
-    return new Float32Array((view.buffer ?? view).slice(view.byteOffset ?? 0, (view.byteOffset ?? 0) + view.byteLength));
+    return new Float32Array(
+      (view.buffer ?? view).slice(view.byteOffset ?? 0, (view.byteOffset ?? 0) + view.byteLength),
+    );
   }
 
   rows(cell, direction) {
@@ -320,6 +360,20 @@ function kernel(model) {
     });
 }
 
+/** (T): attention that is the same for every token, as the cells share it. */
+function evenOver([rows, cols], prefix, pool) {
+  const wide = Math.ceil(cols / pool);
+  const shares = new Float32Array(prefix + Math.ceil(rows / pool) * wide);
+  const one = 1 / (prefix + rows * cols);
+  shares.fill(one, 0, prefix);
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < cols; x++) {
+      shares[prefix + Math.floor(y / pool) * wide + Math.floor(x / pool)] += one;
+    }
+  }
+  return shares;
+}
+
 function unit(length, at) {
   const vector = new Float64Array(length);
   vector[at] = 1;
@@ -345,16 +399,32 @@ class Explorer {
     Object.assign(this, { host, parcel, options, header: parcel.header });
     this.shadow = host.attachShadow({ mode: "open" });
     this.shadow.innerHTML = `<style>${STYLE}</style>${skeleton(this.header, options)}`;
-    this.at = Object.fromEntries([...this.shadow.querySelectorAll("[data-at]")].map((node) => [node.dataset.at, node]));
+    this.at = Object.fromEntries(
+      [...this.shadow.querySelectorAll("[data-at]")].map((node) => [node.dataset.at, node]),
+    );
     this.photos = pictures.map((picture) => ({ colour: picture, grey: greyOf(picture) }));
     this.palettes = {
       viridis: parcel.array(this.header.viridis),
       difference: parcel.array(this.header.difference),
     };
     this.state = {
-      image: 0, model: 0, pixel: [0, 0], block: 0, head: "mean", direction: "from",
-      scale: "own", opacity: 0.75, under: "photo", panel: "grid", emergence: 0, cause: 0,
-      chart: "distance", over: "patch", sort: null, ...this.header.view, ...options.view,
+      image: 0,
+      model: 0,
+      pixel: [0, 0],
+      block: 0,
+      head: "mean",
+      direction: "from",
+      scale: "own",
+      opacity: 0.75,
+      under: "photo",
+      panel: "grid",
+      emergence: 0,
+      cause: 0,
+      chart: "distance",
+      over: "patch",
+      sort: null,
+      ...this.header.view,
+      ...options.view,
     };
     this.hover = null;
     this.sources = new Map();
@@ -374,7 +444,10 @@ class Explorer {
     this.sizes.observe(this.at.card);
     for (const [n, canvas] of [...this.shadow.querySelectorAll("canvas.thumb")].entries()) {
       const picture = this.photos[n].colour;
-      Object.assign(canvas, { height: 44, width: Math.round((44 * picture.naturalWidth) / picture.naturalHeight) });
+      Object.assign(canvas, {
+        height: 44,
+        width: Math.round((44 * picture.naturalWidth) / picture.naturalHeight),
+      });
       canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
     }
     this.enter(this.state.image);
@@ -416,7 +489,12 @@ class Explorer {
       const facts = this.image.models[model];
       const live = this.options.ask;
       const place = { image: this.state.image, model };
-      this.sources.set(name, live ? new Live(live, this.image, facts, place) : new Stored(this.parcel, this.image, facts));
+      this.sources.set(
+        name,
+        live
+          ? new Live(live, this.image, facts, place)
+          : new Stored(this.parcel, this.image, facts),
+      );
     }
     return this.sources.get(name);
   }
@@ -447,6 +525,7 @@ class Explorer {
     const { direction } = this.state;
     const pixel = this.shown;
     const settled = this.hover === null;
+    this.at.card.ariaBusy = "true";
     try {
       const found = [];
       for (const model of this.image.models.keys()) {
@@ -466,8 +545,10 @@ class Explorer {
       }
       if (ticket !== this.ticket) return;
       this.draw();
+      this.at.card.ariaBusy = "false";
       if (settled) this.announce();
     } catch (error) {
+      this.at.card.ariaBusy = "false";
       this.at.words.textContent = `The kernel answered: ${error.message}`;
       console.warn("attention explorer:", error.message);
     }
@@ -494,12 +575,14 @@ class Explorer {
   /** (T): the same with the prefix tokens; not for the rollout. */
   row({ source, rows }, block, head) {
     const { heads, tokens } = source;
-    const one = (h) => rows.subarray((block * heads + h) * tokens, (block * heads + h + 1) * tokens);
+    const one = (h) =>
+      rows.subarray((block * heads + h) * tokens, (block * heads + h + 1) * tokens);
     if (typeof head === "number") return head < heads ? one(head) : null;
     const found = Float32Array.from(one(0));
     for (let h = 1; h < heads; h++) {
       const other = one(h);
-      for (let i = 0; i < tokens; i++) found[i] = head === "max" ? Math.max(found[i], other[i]) : found[i] + other[i];
+      for (let i = 0; i < tokens; i++)
+        found[i] = head === "max" ? Math.max(found[i], other[i]) : found[i] + other[i];
     }
     return head === "max" ? found : found.map((value) => value / heads);
   }
@@ -515,7 +598,8 @@ class Explorer {
     const [y, x] = [Math.floor(cell / cols), cell % cols];
     let distance = 0;
     for (let i = 0; i < patches.length; i++) {
-      distance += (patches[i] / total) * side * Math.hypot(Math.floor(i / cols) - y, (i % cols) - x);
+      distance +=
+        (patches[i] / total) * side * Math.hypot(Math.floor(i / cols) - y, (i % cols) - x);
     }
     let inside = null;
     const region = this.region(source, cell);
@@ -524,7 +608,9 @@ class Explorer {
       for (let i = 0; i < patches.length; i++) if (region[i]) inside += patches[i] / total;
     }
     const prefix = sum(row.subarray(0, source.prefix));
-    return direction === "from" ? { entropy, distance, inside, prefix } : { entropy: null, distance, inside, prefix: null };
+    return direction === "from"
+      ? { entropy, distance, inside, prefix }
+      : { entropy: null, distance, inside, prefix: null };
   }
 
   /** (N) 0/1: the cells whose commonest true class is that of this cell; null without a label. */
@@ -538,14 +624,18 @@ class Explorer {
     if (!this.image.label) return null;
     const key = `${source.grid}`;
     this.image.cells ??= {};
-    this.image.cells[key] ??= commonest(this.parcel.array(this.image.label), this.image.size, source.grid, this.image.patch * source.pool);
+    this.image.cells[key] ??= commonest(
+      this.parcel.array(this.image.label),
+      this.image.size,
+      source.grid,
+      this.image.patch * source.pool,
+    );
     return this.image.cells[key];
   }
 
   /** What attention spread evenly over all tokens would have. */
   uniform(source, cell) {
-    const even = new Float32Array(source.tokens).fill(1 / source.tokens);
-    return this.measure(source, cell, even, "from");
+    return this.measure(source, cell, source.even, "from");
   }
 
   /** All numbers behind the present picture: what the npz holds. */
@@ -588,9 +678,11 @@ class Explorer {
       screen.addEventListener("pointermove", (event) => {
         if (event.pointerType !== "mouse") return;
         const pixel = this.pixelAt(screen, event);
-        const before = this.hover && cellOf(this.hover, this.image, { pool: 1, grid: this.image.grid });
+        const before =
+          this.hover && cellOf(this.hover, this.image, { pool: 1, grid: this.image.grid });
         this.hover = pixel;
-        if (pixel && before !== cellOf(pixel, this.image, { pool: 1, grid: this.image.grid })) this.refresh();
+        if (pixel && before !== cellOf(pixel, this.image, { pool: 1, grid: this.image.grid }))
+          this.refresh();
       });
       screen.addEventListener("pointerleave", () => {
         if (this.hover === null) return;
@@ -605,7 +697,17 @@ class Explorer {
       const { do: what, value } = button.dataset;
       this.press(what, value, button);
     });
-    for (const name of ["block", "head", "opacity", "scale", "under", "emergence", "cause", "chart", "over"]) {
+    for (const name of [
+      "block",
+      "head",
+      "opacity",
+      "scale",
+      "under",
+      "emergence",
+      "cause",
+      "chart",
+      "over",
+    ]) {
       at[name]?.addEventListener("input", () => this.set(name, at[name].value));
     }
     at.grid.addEventListener("click", (event) => {
@@ -646,9 +748,11 @@ class Explorer {
 
   press(what, value, button) {
     if (what === "direction") this.change({ direction: value });
-    else if (what === "model") this.change({ model: value === "difference" ? value : Number(value) });
+    else if (what === "model")
+      this.change({ model: value === "difference" ? value : Number(value) });
     else if (what === "image") this.change({ image: Number(value) });
-    else if (what === "select") this.change({ block: Number(button.dataset.block), head: Number(button.dataset.head) });
+    else if (what === "select")
+      this.change({ block: Number(button.dataset.block), head: Number(button.dataset.head) });
     else if (what === "sort") this.sortBy(value);
     else if (what === "png") this.savePng(button.closest("[data-panel]") ?? this.at.card, value);
     else if (what === "npz") this.saveNumbers();
@@ -675,7 +779,8 @@ class Explorer {
     const onMap = event.target.classList?.contains("screen");
     if (typing || (event.key in arrows && !onMap)) return;
     if (event.key in arrows) this.move(...arrows[event.key]);
-    else if (event.key >= "0" && event.key <= "9" && event.key.length === 1) this.typeBlock(event.key);
+    else if (event.key >= "0" && event.key <= "9" && event.key.length === 1)
+      this.typeBlock(event.key);
     else if (event.key === "[" || event.key === "]") this.nextHead(event.key === "]" ? 1 : -1);
     else return;
     event.preventDefault();
@@ -726,7 +831,9 @@ class Explorer {
     const column = Math.floor((event.clientX - box.left - place.left) / place.stepX);
     const line = Math.floor((event.clientY - box.top - place.top) / place.stepY);
     const head = [...SUMMARIES, ...Array(place.heads).keys()][line];
-    return column >= 0 && column < place.layers && head !== undefined ? { block: column, head } : null;
+    return column >= 0 && column < place.layers && head !== undefined
+      ? { block: column, head }
+      : null;
   }
 
   // ----------------------------------------------------------------------------------- picture
@@ -790,7 +897,11 @@ class Explorer {
     const context = surface(canvas, this.image.size);
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     context.drawImage(this.photo(state.under === "photo"), 0, 0, width, height);
-    const classes = { predicted: this.facts.predicted, truth: this.image.label, wrong: this.facts.predicted }[state.under];
+    const classes = {
+      predicted: this.facts.predicted,
+      truth: this.image.label,
+      wrong: this.facts.predicted,
+    }[state.under];
     if (classes) {
       context.globalAlpha = state.under === "wrong" ? 1 : 0.7;
       context.imageSmoothingEnabled = false;
@@ -800,12 +911,18 @@ class Explorer {
     this.drawPatchLines(context, width, height);
     this.drawCursor(context, width, height, true);
     const [row, col] = this.patchOf(this.shown);
-    at.picture.setAttribute("aria-label", `Picture. The patch in row ${row}, column ${col} asks. Arrow keys move it.`);
+    at.picture.setAttribute(
+      "aria-label",
+      `Picture. The patch in row ${row}, column ${col} asks. Arrow keys move it.`,
+    );
     const truth = this.labelAt(this.shown);
     at.pictureName.textContent = `Patch (${row}, ${col})${truth ? ` · ${truth}` : ""}`;
-    at.pictureHint.textContent = this.hover ? "Click to keep this patch." : "Click or move over the picture; arrow keys work too.";
+    at.pictureHint.textContent = this.hover
+      ? "Click to keep this patch."
+      : "Click or move over the picture; arrow keys work too.";
     for (const option of at.under.options) {
-      option.hidden = option.disabled = { truth: !this.image.label, wrong: !this.image.judged }[option.value] ?? false;
+      option.hidden = option.disabled =
+        { truth: !this.image.label, wrong: !this.image.judged }[option.value] ?? false;
     }
     at.under.value = state.under;
     at.legend.replaceChildren(...this.legend());
@@ -819,7 +936,9 @@ class Explorer {
     const map = this.parcel.array(under === "truth" ? this.image.label : this.facts.predicted);
     const counts = new Map();
     for (const kind of map) counts.set(kind, (counts.get(kind) ?? 0) + 1);
-    const kinds = [...counts.keys()].filter((kind) => kind < table.length).sort((a, b) => counts.get(b) - counts.get(a));
+    const kinds = [...counts.keys()]
+      .filter((kind) => kind < table.length)
+      .sort((a, b) => counts.get(b) - counts.get(a));
     return kinds.slice(0, 12).map((kind) => swatch(table[kind].colour, table[kind].name));
   }
 
@@ -835,7 +954,8 @@ class Explorer {
     const table = kind === "truth" ? this.header.label_classes : this.header.classes;
     const truth = kind === "wrong" ? this.parcel.array(this.image.label) : null;
     return paint(rows, cols, (i) => {
-      if (truth) return truth[i] !== 255 && truth[i] !== classes[i] ? [200, 30, 30, 255] : [0, 0, 0, 0];
+      if (truth)
+        return truth[i] !== 255 && truth[i] !== classes[i] ? [200, 30, 30, 255] : [0, 0, 0, 0];
       const entry = table[classes[i]];
       return entry ? [...entry.colour, 255] : [255, 255, 255, 255];
     });
@@ -859,7 +979,12 @@ class Explorer {
     const scale = width / size[1];
     const frame = (pixel, colours) => {
       const [row, col] = this.patchOf(pixel).map((index) => Math.floor(index / pool) * pool);
-      const box = [col * patch * scale, row * patch * scale, patch * pool * scale, patch * pool * scale];
+      const box = [
+        col * patch * scale,
+        row * patch * scale,
+        patch * pool * scale,
+        patch * pool * scale,
+      ];
       for (const [colour, line, grow] of colours) {
         context.strokeStyle = colour;
         context.lineWidth = line;
@@ -868,7 +993,18 @@ class Explorer {
     };
     if (this.hover && dot) frame(this.state.pixel, [["rgba(255,255,255,.7)", 1, 0]]);
     const strong = width > 120;
-    frame(this.shown, strong ? [["rgba(0,0,0,.75)", 4, 1], ["#fff", 2, 1]] : [["#fff", 1.2, 0.5]]);
+    frame(
+      this.shown,
+      strong
+        ? [
+            ["rgba(0,0,0,.75)", 4, 1],
+            ["#fff", 2, 1],
+          ]
+        : [
+            ["rgba(0,0,0,.6)", 2.4, 0.5],
+            ["#fff", 1.2, 0.5],
+          ],
+    );
     if (dot) {
       const [y, x] = [(this.shown[0] + 0.5) * (height / size[0]), (this.shown[1] + 0.5) * scale];
       context.fillStyle = "#fff";
@@ -898,7 +1034,8 @@ class Explorer {
     part("mark").hidden = true;
     if (!map) {
       tile.dataset.state = state.head === "rollout" ? "computing" : "none";
-      part("high").textContent = state.head === "rollout" ? "computing the rollout …" : "no such block or head in both";
+      part("high").textContent =
+        state.head === "rollout" ? "computing the rollout …" : "no such block or head in both";
       this.drawCursor(context, width, height);
       return;
     }
@@ -914,7 +1051,7 @@ class Explorer {
     tile.dataset.high = range;
     if (!difference) {
       const { source } = this.now[model];
-      const even = state.head === "rollout" ? 1 / (source.tokens - source.prefix) : 1 / source.tokens;
+      const even = this.evenAt(source, state.head);
       const share = this.squash(even / range);
       if (share <= 1) {
         part("mark").hidden = false;
@@ -922,11 +1059,24 @@ class Explorer {
       }
       part("even").textContent = `uniform ${percent(even)}`;
     }
-    if (difference) part("even").textContent = `orange: more in “${this.header.names[0]}”, purple: more in “${this.header.names[1]}”`;
+    if (difference)
+      part("even").textContent =
+        `orange: more in “${this.header.names[0]}”, purple: more in “${this.header.names[1]}”`;
     const best = largestAt(difference ? map.map(Math.abs) : map);
     const cols = this.now[0].source.grid[1];
     const text = `${difference ? "largest difference" : "largest"} ${percent(map[best])} in row ${Math.floor(best / cols)}, column ${best % cols}`;
-    tile.querySelector(".screen").setAttribute("aria-label", `${part("name").textContent}: ${text}. Arrow keys move the asking patch.`);
+    tile
+      .querySelector(".screen")
+      .setAttribute(
+        "aria-label",
+        `${part("name").textContent}: ${text}. Arrow keys move the asking patch.`,
+      );
+  }
+
+  /** Uniform attention on one cell; in the rollout the prefix tokens have been taken out. */
+  evenAt({ even, prefix }, head, cell = 0) {
+    const whole = head === "rollout" ? 1 - sum(even.subarray(0, prefix)) : 1;
+    return even[prefix + cell] / whole;
   }
 
   range(map, head) {
@@ -947,7 +1097,8 @@ class Explorer {
     const palette = this.palettes[model === "difference" ? "difference" : "viridis"];
     const small = paint(rows, cols, (i) => {
       const share = this.squash(Math.min(1, Math.abs(map[i]) / range));
-      const index = model === "difference" ? 127.5 + 127.5 * Math.sign(map[i]) * share : 255 * share;
+      const index =
+        model === "difference" ? 127.5 + 127.5 * Math.sign(map[i]) * share : 255 * share;
       const at = 3 * Math.round(index);
       return [palette[at], palette[at + 1], palette[at + 2], 255];
     });
@@ -980,10 +1131,14 @@ class Explorer {
     const where = `Block ${state.block}, ${headName(state.head)}${image.models.length > 1 ? `, ${this.modelName(model)}` : ""}`;
     const truth = this.labelAt(this.shown);
     const patch = `the patch in row ${row}, column ${col}${truth ? ` (${truth})` : ""}`;
-    if (!map) return `${where}: ${state.head === "rollout" ? "computing the rollout" : "not in both networks"}.`;
+    if (!map)
+      return `${where}: ${state.head === "rollout" ? "computing the rollout" : "not in both networks"}.`;
     const { source, cell } = this.now[model === "difference" ? 0 : model];
     const place = (n) => `row ${Math.floor(n / source.grid[1])}, column ${n % source.grid[1]}`;
-    const pooled = source.pool > 1 ? ` Each cell stands for ${source.pool}×${source.pool} patches; rows and columns of cells are named.` : "";
+    const pooled =
+      source.pool > 1
+        ? ` Each cell stands for ${source.pool}×${source.pool} patches; rows and columns of cells are named, and the rollout multiplies the maps of cells.`
+        : "";
     if (model === "difference") {
       const best = largestAt(map.map(Math.abs));
       const [more, less] = map[best] > 0 ? [0, 1] : [1, 0];
@@ -995,18 +1150,31 @@ class Explorer {
       const verb = state.direction === "from" ? "is made most of" : "goes most into";
       return `Rollout of blocks 0 to ${state.block}${image.models.length > 1 ? `, ${this.modelName(model)}` : ""}: ${patch} ${verb} ${place(best)} (${percent(map[best])}).${pooled}`;
     }
-    const even = 1 / source.tokens;
-    const found = this.measure(source, cell, this.row(this.now[model], state.block, state.head), state.direction);
+    const even = this.evenAt(source, state.head, best);
+    const found = this.measure(
+      source,
+      cell,
+      this.row(this.now[model], state.block, state.head),
+      state.direction,
+    );
     const plain = this.uniform(source, cell);
     const times = `${percent(map[best])}, ${(map[best] / even).toFixed(1)} times uniform`;
     const parts = [];
     if (state.direction === "from") parts.push(`looks most at ${place(best)} (${times})`);
     else parts.push(`is looked at most by ${place(best)} (which spends ${times})`);
-    if (state.head !== "max") parts.push(`${found.distance.toFixed(0)} px away on average (uniform: ${plain.distance.toFixed(0)} px)`);
+    if (state.head !== "max")
+      parts.push(
+        `${found.distance.toFixed(0)} px away on average (uniform: ${plain.distance.toFixed(0)} px)`,
+      );
     if (found.inside !== null && state.head !== "max") {
-      parts.push(`${percent(found.inside)} ${state.direction === "from" ? "of it on" : "of it from"} patches of the same class (which cover ${percent(plain.inside)})`);
+      parts.push(
+        `${percent(found.inside)} ${state.direction === "from" ? "of it on" : "of it from"} patches of the same class (which cover ${percent(plain.inside)})`,
+      );
     }
-    if (found.prefix && state.head !== "max") parts.push(`${percent(found.prefix)} on the ${source.prefix > 1 ? `${source.prefix} prefix tokens` : "class token"}`);
+    if (found.prefix && state.head !== "max")
+      parts.push(
+        `${percent(found.prefix)} on the ${source.prefix > 1 ? `${source.prefix} prefix tokens` : "class token"}`,
+      );
     return `${where}: ${patch} ${parts.join("; ")}.${pooled}`;
   }
 
@@ -1036,7 +1204,6 @@ class Explorer {
     const width = Math.min(wide, 110);
     const height = Math.max(14, (width * this.image.size[0]) / this.image.size[1]);
     const [stepX, stepY] = [width + gap, height + gap];
-    const extra = 8; // between the summaries and the heads
     at.grid.style.width = `${left + layers * stepX}px`;
     const context = surface(at.grid, [top + names.length * stepY, left + layers * stepX]);
     const style = getComputedStyle(this.at.card);
@@ -1064,7 +1231,18 @@ class Explorer {
         context.rect(x, y, width, height);
         context.clip();
         context.drawImage(this.photo(false), x, y, width, height);
-        if (map) this.drawValues(context, map, state.model, this.range(map, head), x, y, width, height, map ? Math.max(0.85, state.opacity) : 0);
+        if (map)
+          this.drawValues(
+            context,
+            map,
+            state.model,
+            this.range(map, head),
+            x,
+            y,
+            width,
+            height,
+            map ? Math.max(0.85, state.opacity) : 0,
+          );
         context.translate(x, y);
         this.drawCursor(context, width, height);
         context.restore();
@@ -1075,8 +1253,11 @@ class Explorer {
         }
       }
     }
-    this.gridPlace = { left, top, stepX, stepY, layers, heads, extra };
-    at.grid.setAttribute("aria-label", `${layers} blocks by ${heads} heads, mean, maximum and rollout: choose with the controls above, digits and brackets; the numbers are in the panel “${PANELS.heads}”.`);
+    this.gridPlace = { left, top, stepX, stepY, layers, heads };
+    at.grid.setAttribute(
+      "aria-label",
+      `${layers} blocks by ${heads} heads, mean, maximum and rollout: choose with the controls above, digits and brackets; the numbers are in the panel “${PANELS.heads}”.`,
+    );
   }
 
   // ------------------------------------------------------------------------------------- heads
@@ -1088,9 +1269,11 @@ class Explorer {
     const { source, cell } = now;
     const { layers, heads } = source;
     const ticket = this.ticket;
-    at.headsNote.textContent = state.model === "difference" ? `Numbers of ${this.modelName(0)}.` : "";
+    at.headsNote.textContent =
+      state.model === "difference" ? `Numbers of ${this.modelName(0)}.` : "";
     at.over.value = state.over;
-    for (const option of at.chart.options) option.hidden = option.value === "inside" && !this.image.label;
+    for (const option of at.chart.options)
+      option.hidden = option.value === "inside" && !this.image.label;
     at.chart.value = state.chart;
     const plain = this.uniform(source, cell);
     let rows = [];
@@ -1102,13 +1285,23 @@ class Explorer {
       for (let block = 0; block < layers; block++) {
         for (let head = 0; head < heads; head++) {
           const of = (name) => means[name]?.[block][head] ?? null;
-          rows.push({ block, head, entropy: of("entropy"), distance: of("distance"), inside: of("inside") });
+          rows.push({
+            block,
+            head,
+            entropy: of("entropy"),
+            distance: of("distance"),
+            inside: of("inside"),
+          });
         }
       }
     } else {
       for (let block = 0; block < layers; block++) {
         for (let head = 0; head < heads; head++) {
-          rows.push({ block, head, ...this.measure(source, cell, this.row(now, block, head), state.direction) });
+          rows.push({
+            block,
+            head,
+            ...this.measure(source, cell, this.row(now, block, head), state.direction),
+          });
         }
       }
     }
@@ -1136,7 +1329,10 @@ class Explorer {
     for (const header of this.shadow.querySelectorAll("[data-sort]")) {
       const name = header.dataset.sort;
       header.hidden = name === "inside" && !this.image.label;
-      header.setAttribute("aria-sort", state.sort?.column === name ? (state.sort.down ? "descending" : "ascending") : "none");
+      header.setAttribute(
+        "aria-sort",
+        state.sort?.column === name ? (state.sort.down ? "descending" : "ascending") : "none",
+      );
     }
   }
 
@@ -1144,25 +1340,42 @@ class Explorer {
     const name = this.state.chart;
     const values = rows.map((row) => row[name]).filter((value) => value !== null);
     const even = plain[name];
-    const shown = { distance: "mean distance, px", entropy: "entropy, nats", inside: "share inside the class" }[name];
+    const shown = {
+      distance: "mean distance, px",
+      entropy: "entropy, nats",
+      inside: "share inside the class",
+    }[name];
     const limit = name === "inside" ? 1 : Math.max(even ?? 0, ...values, 1e-9) * 1.08;
     const chart = new Chart(this.at.headChart, this.at.card, {
-      columns: this.facts.layers, limit, title: shown, percent: name === "inside",
+      columns: this.facts.layers,
+      limit,
+      title: shown,
+      percent: name === "inside",
     });
     if (even !== null && even !== undefined) chart.level(even, "uniform");
     const means = [];
     for (let block = 0; block < this.facts.layers; block++) {
-      const some = rows.filter((row) => row.block === block && row[name] !== null).map((row) => row[name]);
+      const some = rows
+        .filter((row) => row.block === block && row[name] !== null)
+        .map((row) => row[name]);
       if (some.length) means.push([block, sum(some) / some.length]);
     }
     chart.line(means);
     this.dots = rows
       .filter((row) => row[name] !== null)
       .map((row) => ({
-        ...chart.dot(row.block, row[name], row.block === this.state.block && row.head === this.state.head),
-        block: row.block, head: row.head,
+        ...chart.dot(
+          row.block,
+          row[name],
+          row.block === this.state.block && row.head === this.state.head,
+        ),
+        block: row.block,
+        head: row.head,
       }));
-    this.at.headChart.setAttribute("aria-label", `${shown} of every head against the block, with the value of uniform attention; the same numbers are in the table.`);
+    this.at.headChart.setAttribute(
+      "aria-label",
+      `${shown} of every head against the block, with the value of uniform attention; the same numbers are in the table.`,
+    );
   }
 
   // ----------------------------------------------------------------------------------- forward
@@ -1170,11 +1383,20 @@ class Explorer {
   drawForward() {
     const { at, facts, image } = this;
     const [row, col] = this.shown;
-    const stages = facts.stages.map((stage) => ({ ...stage, colours: this.parcel.array(stage.colours), shape: stage.colours.shape }));
+    const stages = facts.stages.map((stage) => ({
+      ...stage,
+      colours: this.parcel.array(stage.colours),
+      shape: stage.colours.shape,
+    }));
     if (at.stages.dataset.of !== `${this.state.image} ${this.state.model}`) {
       at.stages.dataset.of = `${this.state.image} ${this.state.model}`;
       at.stages.innerHTML =
-        stages.map((stage) => `<figure><canvas></canvas><figcaption><b></b><br><span></span></figcaption></figure>`).join("") +
+        stages
+          .map(
+            (stage) =>
+              `<figure><canvas></canvas><figcaption><b></b><br><span></span></figcaption></figure>`,
+          )
+          .join("") +
         `<figure><canvas></canvas><figcaption><b>classes</b><br><span>${image.size[0]}×${image.size[1]}</span></figcaption></figure>`;
     }
     const figures = [...at.stages.children];
@@ -1182,11 +1404,24 @@ class Explorer {
       const canvas = figure.querySelector("canvas");
       const context = surface(canvas, image.size);
       context.imageSmoothingEnabled = false;
-      context.drawImage(small.picture, 0, 0, small.seen[1], small.seen[0], 0, 0, canvas.clientWidth, canvas.clientHeight);
+      context.drawImage(
+        small.picture,
+        0,
+        0,
+        small.seen[1],
+        small.seen[0],
+        0,
+        0,
+        canvas.clientWidth,
+        canvas.clientHeight,
+      );
       const x = ((col + 0.5) / image.size[1]) * canvas.clientWidth;
       const y = ((row + 0.5) / image.size[0]) * canvas.clientHeight;
       context.lineWidth = 3;
-      for (const [colour, thick] of [["#000", 3.5], ["#fff", 1.5]]) {
+      for (const [colour, thick] of [
+        ["#000", 3.5],
+        ["#fff", 1.5],
+      ]) {
         context.strokeStyle = colour;
         context.lineWidth = thick;
         context.beginPath();
@@ -1197,12 +1432,24 @@ class Explorer {
     const covers = facts.scores.covers;
     for (const [n, stage] of stages.entries()) {
       const [rows, cols] = stage.shape;
-      const picture = paint(rows, cols, (i) => [stage.colours[3 * i], stage.colours[3 * i + 1], stage.colours[3 * i + 2], 255]);
-      draw(figures[n], { picture, seen: [(rows * image.size[0]) / covers[0], (cols * image.size[1]) / covers[1]] });
+      const picture = paint(rows, cols, (i) => [
+        stage.colours[3 * i],
+        stage.colours[3 * i + 1],
+        stage.colours[3 * i + 2],
+        255,
+      ]);
+      draw(figures[n], {
+        picture,
+        seen: [(rows * image.size[0]) / covers[0], (cols * image.size[1]) / covers[1]],
+      });
       figures[n].querySelector("b").textContent = stage.name;
-      figures[n].querySelector("span").textContent = `${stage.channels} channels, ${stage.size[0]}×${stage.size[1]}`;
+      figures[n].querySelector("span").textContent =
+        `${stage.channels} channels, ${stage.size[0]}×${stage.size[1]}`;
     }
-    draw(figures[stages.length], { picture: this.classPicture(facts.predicted, "predicted"), seen: image.size });
+    draw(figures[stages.length], {
+      picture: this.classPicture(facts.predicted, "predicted"),
+      seen: image.size,
+    });
     const { before, after } = this.scoresAt(row, col);
     const order = [...after.keys()].sort((a, b) => after[b] - after[a]);
     const winner = order[0];
@@ -1215,7 +1462,10 @@ class Explorer {
     at.scores.innerHTML = shown
       .map((k) => {
         const { name, colour } = names[k];
-        const marks = [k === winner ? "predicted" : "", image.judged && facts.scores.classes[k] === truth ? "true" : ""].filter(Boolean);
+        const marks = [
+          k === winner ? "predicted" : "",
+          image.judged && facts.scores.classes[k] === truth ? "true" : "",
+        ].filter(Boolean);
         return `<tr><th scope="row"><i style="background:rgb(${colour})"></i>${escape(name)}${marks.length ? ` <em>${marks.join(", ")}</em>` : ""}</th><td>${before[k].toFixed(2)}</td><td>${after[k].toFixed(2)}</td><td class="barcell"><span style="width:${(100 * probabilities[k]).toFixed(1)}%"></span><b>${percent(probabilities[k])}</b></td></tr>`;
       })
       .join("");
@@ -1230,9 +1480,11 @@ class Explorer {
             ? ` It is ${this.header.classes[truth].name}: right.`
             : ` It is ${this.header.classes[truth].name}: wrong.`;
     const first = [...before.keys()].sort((a, b) => before[b] - before[a])[0];
-    const moved = first === winner ? "" : ` Before the last upsampling its cell said ${names[first].name}.`;
+    const moved =
+      first === winner ? "" : ` Before the last upsampling its cell said ${names[first].name}.`;
     at.verdict.textContent = `Pixel (${row}, ${col}): predicted ${names[winner].name} with ${percent(probabilities[winner])}.${verdict}${moved} Scores have ${h}×${w} cells before the last upsampling, ${image.size[0]}×${image.size[1]} after it.`;
-    at.verdict.dataset.right = image.judged && truth !== 255 ? String(facts.scores.classes[winner] === truth) : "";
+    at.verdict.dataset.right =
+      image.judged && truth !== 255 ? String(facts.scores.classes[winner] === truth) : "";
   }
 
   /** Class scores of the pixel's cell before the last resize, and of the pixel after it. */
@@ -1245,7 +1497,12 @@ class Explorer {
     const along = (index, pixels, cells) => {
       const at = Math.max(0, ((index + 0.5) * cells) / pixels - 0.5);
       const low = Math.min(cells - 1, Math.floor(at));
-      return { low, high: Math.min(cells - 1, low + 1), part: Math.min(at - low, 1), cell: Math.min(cells - 1, Math.floor(((index + 0.5) * cells) / pixels)) };
+      return {
+        low,
+        high: Math.min(cells - 1, low + 1),
+        part: Math.min(at - low, 1),
+        cell: Math.min(cells - 1, Math.floor(((index + 0.5) * cells) / pixels)),
+      };
     };
     const y = along(row, scores.covers[0], h);
     const x = along(col, scores.covers[1], w);
@@ -1275,7 +1532,13 @@ class Explorer {
       context.drawImage(this.photo(false), 0, 0, canvas.clientWidth, canvas.clientHeight);
       context.globalAlpha = 0.78;
       context.imageSmoothingEnabled = false;
-      context.drawImage(this.classPicture(place, kind), 0, 0, canvas.clientWidth, canvas.clientHeight);
+      context.drawImage(
+        this.classPicture(place, kind),
+        0,
+        0,
+        canvas.clientWidth,
+        canvas.clientHeight,
+      );
       context.globalAlpha = 1;
       this.drawCursor(context, canvas.clientWidth, canvas.clientHeight, true);
     };
@@ -1290,26 +1553,46 @@ class Explorer {
     const known = entries.filter((one) => of(one) !== null);
     at.emergenceChart.closest("figure").hidden = !known.length;
     const parts = [`${entry.name} says “${this.header.classes[kind].name}” here.`];
-    if (entry.miou !== null) parts.push(`mIoU ${percent(entry.miou)} over the validation images${entry.here !== null ? `, ${percent(entry.here)} on this image alone` : ""}.`);
+    if (entry.miou !== null)
+      parts.push(
+        `mIoU ${percent(entry.miou)} over the validation images${entry.here !== null ? `, ${percent(entry.here)} on this image alone` : ""}.`,
+      );
     else if (entry.here !== null) parts.push(`mIoU ${percent(entry.here)} on this image.`);
     else parts.push("mIoU is not known: there is no label, and no probes that say it.");
     at.emergenceWords.textContent = parts.join(" ");
     if (!known.length) return;
     const limit = Math.min(1, Math.max(...known.map(of)) * 1.12 + 0.02);
-    const chart = new Chart(at.emergenceChart, at.card, { columns: facts.layers, limit, title: `mIoU on ${measured}`, percent: true });
+    const chart = new Chart(at.emergenceChart, at.card, {
+      columns: facts.layers,
+      limit,
+      title: `mIoU on ${measured}`,
+      percent: true,
+    });
     chart.line(known.filter((one) => one.source === "probe").map((one) => [one.layer, of(one)]));
     this.steps = known.map((one) => ({
-      ...chart.dot(one.layer, of(one), one === entry, { probe: "circle", auxiliary: "square", main: "diamond" }[one.source]),
+      ...chart.dot(
+        one.layer,
+        of(one),
+        one === entry,
+        { probe: "circle", auxiliary: "square", main: "diamond" }[one.source],
+      ),
       entry: entries.indexOf(one),
     }));
-    at.emergenceChart.setAttribute("aria-label", `mIoU on ${measured} by block: ${known.map((one) => `${one.name} ${percent(of(one))}`).join(", ")}`);
+    at.emergenceChart.setAttribute(
+      "aria-label",
+      `mIoU on ${measured} by block: ${known.map((one) => `${one.name} ${percent(of(one))}`).join(", ")}`,
+    );
   }
 
   /** Step through the blocks. */
   async grow() {
     const last = this.facts.emergence.length - 1;
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    for (let entry = 0; entry <= last && turn === this.turn && this.state.panel === "emergence"; entry++) {
+    for (
+      let entry = 0;
+      entry <= last && turn === this.turn && this.state.panel === "emergence";
+      entry++
+    ) {
       this.set("emergence", entry);
       await new Promise((go) => setTimeout(go, 500));
     }
@@ -1320,7 +1603,9 @@ class Explorer {
   causeCounts() {
     const count = this.image.grid[0] * this.image.grid[1];
     const all = [0.05, 0.1, 0.2].map((share) => Math.max(1, Math.round(share * count)));
-    return this.options.ask ? [...new Set(all)].filter((k) => k < count) : (this.facts.causes?.checks.map((check) => check.k) ?? []);
+    return this.options.ask
+      ? [...new Set(all)].filter((k) => k < count)
+      : (this.facts.causes?.checks.map((check) => check.k) ?? []);
   }
 
   /** The check that is nearest to the chosen pixel (page), or the last answer (kernel). */
@@ -1328,19 +1613,36 @@ class Explorer {
     const choices = ["attended", "nearest", "random"];
     if (this.options.ask) {
       const found = this.checked;
-      return found && found.k === k && found.image === this.state.image && found.model === this.state.model ? found : null;
+      return found &&
+        found.k === k &&
+        found.image === this.state.image &&
+        found.model === this.state.model
+        ? found
+        : null;
     }
     const { causes } = this.facts;
     const check = causes.checks.find((one) => one.k === k);
     let best = 0;
     const away = ([row, col]) => Math.hypot(row - this.shown[0], col - this.shown[1]);
-    for (const [n, pixel] of causes.pixels.entries()) if (away(pixel) < away(causes.pixels[best])) best = n;
+    for (const [n, pixel] of causes.pixels.entries())
+      if (away(pixel) < away(causes.pixels[best])) best = n;
     const patches = this.parcel.array(causes.patches);
     const most = causes.patches.shape[2];
     return {
-      k, pixel: causes.pixels[best], away: away(causes.pixels[best]), kind: check.class[best], before: check.probability[best],
-      falls: Object.fromEntries(choices.map((choice) => [choice, [check.probability_fall[choice][best]]])),
-      hidden: Object.fromEntries(choices.map((choice, n) => [choice, patches.subarray((best * 3 + n) * most, (best * 3 + n) * most + k)])),
+      k,
+      pixel: causes.pixels[best],
+      away: away(causes.pixels[best]),
+      kind: check.class[best],
+      before: check.probability[best],
+      falls: Object.fromEntries(
+        choices.map((choice) => [choice, [check.probability_fall[choice][best]]]),
+      ),
+      hidden: Object.fromEntries(
+        choices.map((choice, n) => [
+          choice,
+          patches.subarray((best * 3 + n) * most, (best * 3 + n) * most + k),
+        ]),
+      ),
       over: Object.fromEntries(choices.map((choice) => [choice, check.probability_fall[choice]])),
     };
   }
@@ -1354,9 +1656,23 @@ class Explorer {
       const { content } = await this.options.ask({ ask: "cause", image, model, pixel, k });
       const falls = content.probability_fall;
       this.checked = {
-        k, image, model: chosen, pixel, away: 0, kind: content.class[0], before: content.probability[0],
-        falls: { attended: falls.attended.slice(0, 1), nearest: falls.nearest.slice(0, 1), random: falls.random },
-        hidden: { attended: content.patches[0][0], nearest: content.patches[0][1], random: content.patches[0][2] },
+        k,
+        image,
+        model: chosen,
+        pixel,
+        away: 0,
+        kind: content.class[0],
+        before: content.probability[0],
+        falls: {
+          attended: falls.attended.slice(0, 1),
+          nearest: falls.nearest.slice(0, 1),
+          random: falls.random,
+        },
+        hidden: {
+          attended: content.patches[0][0],
+          nearest: content.patches[0][1],
+          random: content.patches[0][2],
+        },
         over: null,
       };
       this.draw();
@@ -1383,7 +1699,8 @@ class Explorer {
     const found = this.causeResult(k);
     at.causeResult.hidden = !found;
     if (!found) {
-      at.causeWords.textContent = "Press the button: the kernel hides the patches and runs the network again.";
+      at.causeWords.textContent =
+        "Press the button: the kernel hides the patches and runs the network again.";
       return;
     }
     const words = { attended: "most attended to", nearest: "nearest", random: "random" };
@@ -1396,7 +1713,12 @@ class Explorer {
       context.fillStyle = "rgba(120,120,120,.93)";
       const side = (image.patch / image.size[1]) * width;
       for (const patch of found.hidden[choice]) {
-        context.fillRect((patch % image.grid[1]) * side, Math.floor(patch / image.grid[1]) * side, side + 0.3, side + 0.3);
+        context.fillRect(
+          (patch % image.grid[1]) * side,
+          Math.floor(patch / image.grid[1]) * side,
+          side + 0.3,
+          side + 0.3,
+        );
       }
       const keep = this.hover;
       this.hover = found.pixel;
@@ -1404,13 +1726,17 @@ class Explorer {
       this.hover = keep;
       const fall = mean(found.falls[choice]);
       figure.querySelector("b").textContent = `${found.k} ${word}`;
-      figure.querySelector("span").textContent = `${percent(found.before)} → ${percent(found.before - fall)}${found.falls[choice].length > 1 ? ` (mean of ${found.falls[choice].length} draws)` : ""}`;
+      figure.querySelector("span").textContent =
+        `${percent(found.before)} → ${percent(found.before - fall)}${found.falls[choice].length > 1 ? ` (mean of ${found.falls[choice].length} draws)` : ""}`;
       const bar = figure.querySelector("i");
       bar.style.width = `${100 * Math.max(0, Math.min(1, found.before - fall))}%`;
     }
     const name = this.header.classes[found.kind].name;
     const [row, col] = found.pixel;
-    const place = found.away >= 1 ? `Measured beforehand for ${this.facts.causes.pixels.length} pixels; the nearest one, (${row}, ${col}), is ${found.away.toFixed(0)} px from yours (a live kernel measures any pixel). ` : `Pixel (${row}, ${col}). `;
+    const place =
+      found.away >= 1
+        ? `Measured beforehand for ${this.facts.causes.pixels.length} pixels; the nearest one, (${row}, ${col}), is ${found.away.toFixed(0)} px from yours (a live kernel measures any pixel). `
+        : `Pixel (${row}, ${col}). `;
     const over = found.over
       ? ` Over all ${found.over.attended.length} pixels the probability falls by ${spread(found.over.attended)} (attended), ${spread(found.over.nearest)} (nearest), ${spread(found.over.random)} (random): mean ± standard deviation.`
       : "";
@@ -1419,25 +1745,29 @@ class Explorer {
 
   // ----------------------------------------------------------------------------------- keeping
 
-  async savePng(panel, name) {
-    const canvas = snapshot(panel, this.at.card);
-    const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
-    keep(blob, `${name ?? "attention"}.png`);
+  savePng(panel, name) {
+    const url = snapshot(panel, this.at.card).toDataURL("image/png"); // toBlob waits for leisure
+    keep(new Blob([fromBase64(url.split(",")[1])], { type: "image/png" }), `${name}.png`);
   }
 
   saveNumbers() {
     const files = {};
     for (const model of this.image.models.keys()) {
       const prefix = this.image.models.length > 1 ? `model${model}_` : "";
-      for (const [name, array] of Object.entries(this.numbers(model))) files[`${prefix}${name}.npy`] = npy(array);
+      for (const [name, array] of Object.entries(this.numbers(model)))
+        files[`${prefix}${name}.npy`] = npy(array);
     }
     keep(zip(files), "attention.npz");
   }
 
   async savePage() {
-    const open = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark"><title>Attention</title></head><body style="margin:0 auto;padding:12px;max-width:1180px">';
+    const open =
+      '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark"><title>Attention</title></head><body style="margin:0 auto;padding:12px;max-width:1180px">';
     if (this.options.page) {
-      keep(new Blob([open, this.options.page, "</body></html>"], { type: "text/html" }), "attention.html");
+      keep(
+        new Blob([open, this.options.page, "</body></html>"], { type: "text/html" }),
+        "attention.html",
+      );
       return;
     }
     this.at.words.textContent = "The kernel writes the page …";
@@ -1455,8 +1785,10 @@ class Explorer {
 function skeleton(header, { ask, page }) {
   const several = header.names.length > 1;
   const judged = header.images.some((image) => image.judged);
-  const button = (what, value, text, more = "") => `<button type="button" data-do="${what}" data-value="${value}" aria-pressed="false"${more}>${text}</button>`;
-  const png = (name) => `<button type="button" class="small" data-do="png" data-value="${name}" data-skip title="Save this panel as a picture">PNG</button>`;
+  const button = (what, value, text, more = "") =>
+    `<button type="button" data-do="${what}" data-value="${value}" aria-pressed="false"${more}>${text}</button>`;
+  const png = (name) =>
+    `<button type="button" class="small" data-do="png" data-value="${name}" data-skip title="Save this panel as a picture">PNG</button>`;
   const tile = (model) => `
     <figure class="tile map" data-model="${model}" data-panel>
       <figcaption><b data-part="name"></b>${png(`map-${model}`)}</figcaption>
@@ -1467,14 +1799,21 @@ function skeleton(header, { ask, page }) {
   const tiles = header.names.map((_, n) => tile(n));
   if (several) tiles.push(tile("difference"));
   const tabs = Object.entries(PANELS).map(
-    ([name, title]) => `<button type="button" role="tab" id="tab-${name}" aria-controls="panel-${name}" data-do="panel" data-value="${name}">${title}</button>`,
+    ([name, title]) =>
+      `<button type="button" role="tab" id="tab-${name}" aria-controls="panel-${name}" data-do="panel" data-value="${name}">${title}</button>`,
   );
-  const panel = (name, body) => `<section role="tabpanel" id="panel-${name}" aria-labelledby="tab-${name}" data-panel="${name}" hidden>${body}</section>`;
-  const options = (entries) => Object.entries(entries).map(([value, text]) => `<option value="${value}">${text}</option>`).join("");
+  const panel = (name, body) =>
+    `<section role="tabpanel" id="panel-${name}" aria-labelledby="tab-${name}" data-panel="${name}" hidden>${body}</section>`;
+  const options = (entries) =>
+    Object.entries(entries)
+      .map(([value, text]) => `<option value="${value}">${text}</option>`)
+      .join("");
   return `
   <section class="card" data-at="card" aria-label="Attention explorer">
     <header>
-      <div class="choice" role="group" aria-label="Direction">${Object.entries(DIRECTIONS).map(([value, text]) => button("direction", value, text)).join("")}</div>
+      <div class="choice" role="group" aria-label="Direction">${Object.entries(DIRECTIONS)
+        .map(([value, text]) => button("direction", value, text))
+        .join("")}</div>
       ${several ? `<div class="choice" role="group" aria-label="Network of the panels below">${header.names.map((name, n) => button("model", n, escape(name))).join("")}${button("model", "difference", "difference")}</div>` : ""}
       ${header.images.length > 1 ? `<div class="choice" role="group" aria-label="Image">${header.images.map((image, n) => button("image", n, `<canvas class="thumb"></canvas>${escape(image.name)}`)).join("")}</div>` : ""}
     </header>
@@ -1505,7 +1844,17 @@ function skeleton(header, { ask, page }) {
         <label data-skip>of <select data-at="over">${options({ patch: "this patch", all: "all patches, on average" })}</select></label>${png("heads")}</div>
       <div class="two"><canvas class="chart" data-at="headChart" role="img"></canvas>
       <div class="list" tabindex="0" role="region" aria-label="Table of heads"><table><thead><tr>
-        ${[["head", "head"], ["entropy", "entropy, nats"], ["distance", "distance, px"], ["inside", "same class"]].map(([name, text]) => `<th scope="col" data-sort="${name}"><button type="button" data-do="sort" data-value="${name}">${text}</button></th>`).join("")}
+        ${[
+          ["head", "head"],
+          ["entropy", "entropy, nats"],
+          ["distance", "distance, px"],
+          ["inside", "same class"],
+        ]
+          .map(
+            ([name, text]) =>
+              `<th scope="col" data-sort="${name}"><button type="button" data-do="sort" data-value="${name}">${text}</button></th>`,
+          )
+          .join("")}
       </tr></thead><tbody data-at="headRows"></tbody></table></div></div>`,
     )}
     ${panel(
@@ -1539,13 +1888,20 @@ function skeleton(header, { ask, page }) {
 
 function fillHeads(select, heads) {
   if (select.options.length === heads + 3) return;
-  const texts = [["mean", "mean of the heads"], ["max", "maximum of the heads"], ["rollout", "rollout up to here"]];
+  const texts = [
+    ["mean", "mean of the heads"],
+    ["max", "maximum of the heads"],
+    ["rollout", "rollout up to here"],
+  ];
   for (let head = 0; head < heads; head++) texts.push([head, `head ${head}`]);
   select.replaceChildren(...texts.map(([value, text]) => new Option(text, value)));
 }
 
 function headName(head) {
-  return { mean: "mean of the heads", max: "maximum of the heads", rollout: "rollout" }[head] ?? `head ${head}`;
+  return (
+    { mean: "mean of the heads", max: "maximum of the heads", rollout: "rollout" }[head] ??
+    `head ${head}`
+  );
 }
 
 function shortName(head) {
@@ -1568,7 +1924,9 @@ function mean(values) {
 
 function spread(values) {
   const middle = mean(values);
-  const deviation = Math.sqrt(sum(values.map((value) => (value - middle) ** 2)) / Math.max(1, values.length - 1));
+  const deviation = Math.sqrt(
+    sum(values.map((value) => (value - middle) ** 2)) / Math.max(1, values.length - 1),
+  );
   return `${(100 * middle).toFixed(0).replace("-0", "0")} ± ${(100 * deviation).toFixed(0)} points`;
 }
 
@@ -1580,7 +1938,10 @@ function softmax(scores) {
 }
 
 function escape(text) {
-  return text.replace(/[&<>"]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[letter]);
+  return text.replace(
+    /[&<>"]/g,
+    (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[letter],
+  );
 }
 
 function cellOf([row, col], image, source) {
@@ -1594,7 +1955,8 @@ function commonest(label, [rows, cols], [cellRows, cellCols], side) {
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < cols; x++) {
       const kind = label[y * cols + x];
-      if (kind < 255) counts[(Math.floor(y / side) * cellCols + Math.floor(x / side)) * 255 + kind]++;
+      if (kind < 255)
+        counts[(Math.floor(y / side) * cellCols + Math.floor(x / side)) * 255 + kind]++;
     }
   }
   return Uint8Array.from({ length: cellRows * cellCols }, (_, cell) => {
@@ -1610,7 +1972,8 @@ function decodeScores(bytes, classes, h, w, step) {
   const values = new Float32Array(count);
   let whole = 0;
   for (let i = 0; i < count; i++) {
-    const difference = ((bytes[i] | (bytes[count + i] << 8) | (bytes[2 * count + i] << 16)) << 8) >> 8;
+    const difference =
+      ((bytes[i] | (bytes[count + i] << 8) | (bytes[2 * count + i] << 16)) << 8) >> 8;
     whole = i % w === 0 ? difference : whole + difference;
     values[i] = whole * step;
   }
@@ -1681,7 +2044,12 @@ class Chart {
     this.context = surface(canvas, [Math.min(0.65 * room, 260), room]);
     Object.assign(this, { columns, limit, width: canvas.clientWidth, height: canvas.clientHeight });
     const style = getComputedStyle(card);
-    this.ink = Object.fromEntries(["ink", "pale", "line", "accent", "dot"].map((name) => [name, style.getPropertyValue(`--${name}`)]));
+    this.ink = Object.fromEntries(
+      ["ink", "pale", "line", "accent", "dot"].map((name) => [
+        name,
+        style.getPropertyValue(`--${name}`),
+      ]),
+    );
     const { context } = this;
     context.font = `11px ${style.fontFamily}`;
     this.box = { left: 40, right: this.width - 10, top: 22, bottom: this.height - 30 };
@@ -1696,17 +2064,24 @@ class Chart {
       context.stroke();
       context.fillStyle = this.ink.pale;
       context.textAlign = "right";
-      context.fillText(share ? `${Math.round(100 * tick)} %` : String(Number(tick.toPrecision(3))), this.box.left - 6, this.y(tick));
+      context.fillText(
+        share ? `${Math.round(100 * tick)} %` : String(Number(tick.toPrecision(3))),
+        this.box.left - 6,
+        this.y(tick),
+      );
     }
     context.textAlign = "center";
     const every = Math.ceil((columns * 22) / (this.box.right - this.box.left));
-    for (let n = 0; n < columns; n += every) context.fillText(String(n), this.x(n), this.box.bottom + 12);
+    for (let n = 0; n < columns; n += every)
+      context.fillText(String(n), this.x(n), this.box.bottom + 12);
     context.fillText("block", (this.box.left + this.box.right) / 2, this.height - 6);
   }
 
   x(column) {
     const inner = this.box.right - this.box.left - 20;
-    return this.box.left + 10 + (this.columns > 1 ? (column / (this.columns - 1)) * inner : inner / 2);
+    return (
+      this.box.left + 10 + (this.columns > 1 ? (column / (this.columns - 1)) * inner : inner / 2)
+    );
   }
 
   y(value) {
@@ -1732,7 +2107,8 @@ class Chart {
     context.lineWidth = 1.5;
     context.globalAlpha = 0.55;
     context.beginPath();
-    for (const [n, [column, value]] of points.entries()) context[n ? "lineTo" : "moveTo"](this.x(column), this.y(value));
+    for (const [n, [column, value]] of points.entries())
+      context[n ? "lineTo" : "moveTo"](this.x(column), this.y(value));
     context.stroke();
     context.globalAlpha = 1;
   }
@@ -1744,7 +2120,14 @@ class Chart {
     context.beginPath();
     if (form === "circle") context.arc(x, y, size, 0, 7);
     else if (form === "square") context.rect(x - size, y - size, 2 * size, 2 * size);
-    else for (const [n, [dx, dy]] of [[0, -1], [1, 0], [0, 1], [-1, 0]].entries()) context[n ? "lineTo" : "moveTo"](x + 1.4 * size * dx, y + 1.4 * size * dy);
+    else
+      for (const [n, [dx, dy]] of [
+        [0, -1],
+        [1, 0],
+        [0, 1],
+        [-1, 0],
+      ].entries())
+        context[n ? "lineTo" : "moveTo"](x + 1.4 * size * dx, y + 1.4 * size * dy);
     context.closePath();
     context.fill();
     return { x, y };
@@ -1789,7 +2172,8 @@ function followTheme(host, changed) {
     changed();
   };
   const watcher = new MutationObserver(apply);
-  for (const node of [document.documentElement, document.body]) watcher.observe(node, { attributes: true });
+  for (const node of [document.documentElement, document.body])
+    watcher.observe(node, { attributes: true });
   system.addEventListener("change", apply);
   apply();
   return () => {
@@ -1819,7 +2203,12 @@ function snapshot(panel, card) {
   context.scale(2, 2);
   context.translate(pad - outer.left, pad - outer.top);
   context.fillStyle = getComputedStyle(card).backgroundColor;
-  context.fillRect(outer.left - pad, outer.top - pad, outer.width + 2 * pad, outer.height + 2 * pad);
+  context.fillRect(
+    outer.left - pad,
+    outer.top - pad,
+    outer.width + 2 * pad,
+    outer.height + 2 * pad,
+  );
   const visit = (node) => {
     if (node.nodeType === Node.TEXT_NODE) return write(node);
     if (node.nodeType !== Node.ELEMENT_NODE || "skip" in node.dataset || node.hidden) return;
@@ -1897,14 +2286,46 @@ function zip(files) {
   let at = 0;
   for (const [name, bytes] of Object.entries(files)) {
     const text = new TextEncoder().encode(name);
-    const common = [[2, 0], [2, 0], [2, 0], [2, 33], [4, check(bytes)], [4, bytes.length], [4, bytes.length], [2, text.length], [2, 0]];
+    const common = [
+      [2, 0],
+      [2, 0],
+      [2, 0],
+      [2, 33],
+      [4, check(bytes)],
+      [4, bytes.length],
+      [4, bytes.length],
+      [2, text.length],
+      [2, 0],
+    ];
     const local = record([[4, 0x04034b50], [2, 20], ...common]);
-    index.push(record([[4, 0x02014b50], [2, 20], [2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, at]]), text);
+    index.push(
+      record([
+        [4, 0x02014b50],
+        [2, 20],
+        [2, 20],
+        ...common,
+        [2, 0],
+        [2, 0],
+        [2, 0],
+        [4, 0],
+        [4, at],
+      ]),
+      text,
+    );
     parts.push(local, text, bytes);
     at += local.length + text.length + bytes.length;
   }
   const length = index.reduce((all, part) => all + part.length, 0);
   const count = index.length / 2;
-  const end = record([[4, 0x06054b50], [2, 0], [2, 0], [2, count], [2, count], [4, length], [4, at], [2, 0]]);
+  const end = record([
+    [4, 0x06054b50],
+    [2, 0],
+    [2, 0],
+    [2, count],
+    [2, count],
+    [4, length],
+    [4, at],
+    [2, 0],
+  ]);
   return new Blob([...parts, ...index, end], { type: "application/zip" });
 }

@@ -22,8 +22,7 @@ START = (
     "script.textContent=await new Response(stream).text();box.append(script)}})()"
 )
 NO_REQUESTS = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
 
 
@@ -87,7 +86,9 @@ def still_picture(
     axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     row, col = divmod(number, maps[0].shape[1])
     for ax, shown, title in zip(axes, [None, *maps], ["the patch that asks", *titles]):
-        ax.imshow(pixels if shown is None else pixels.mean(2), cmap="gray", extent=(0, width, height, 0))
+        ax.imshow(
+            pixels if shown is None else pixels.mean(2), cmap="gray", extent=(0, width, height, 0)
+        )
         if shown is not None:
             covers = (0, shown.shape[1] * patch, shown.shape[0] * patch, 0)
             ax.imshow(shown, cmap="viridis", alpha=0.75, extent=covers, vmin=0)
