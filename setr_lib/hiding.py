@@ -21,9 +21,11 @@ class Hidden:
 
     Attributes:
         classes: `(P)` the class that the whole image gives each pixel.
-        logit, probability: `(P)` of that class there.
+        logit: `(P)` the score of that class there.
+        probability: `(P)` the same after the softmax over classes.
         patches: choice -> `(P,k)`, the patches that were hidden.
-        logit_fall, probability_fall: choice -> `(P)`, by how much the two fell.
+        logit_fall: choice -> `(P)`, by how much the score fell.
+        probability_fall: choice -> `(P)`, by how much the probability fell.
     """
 
     classes: Tensor
@@ -47,7 +49,8 @@ def hide(
 
     For every pixel alone, k patches are hidden: those most attended to, k random ones, and the k
     nearest ones (a stronger control, since attention prefers what is near). The pixel's own patch
-    is never hidden.
+    is never hidden. With `"pixels"` the nearest patches count twice: the decoder reads them too,
+    if only in its bilinear resize, and what it reads there is then grey.
 
     Args:
         images: one image, `(1,3,H,W)` normalised.
@@ -94,6 +97,9 @@ def hidden_logits(model: nn.Module, images: Tensor, patches: Tensor, how: str = 
 
     Returns:
         `(P,K,H,W)` float.
+
+    Raises:
+        ValueError: for more than one image, a patch outside the grid, or another word.
     """
     one_image(images)
     if how not in ("keys", "pixels"):
@@ -101,11 +107,14 @@ def hidden_logits(model: nn.Module, images: Tensor, patches: Tensor, how: str = 
     patch, prefix = encoder_of(model).patch_size, prefix_tokens(model)
     height, width = images.shape[-2:]
     rows, cols = patch_grid((height, width), patch)
+    if patches.numel() and not 0 <= int(patches.min()) <= int(patches.max()) < rows * cols:
+        raise ValueError(
+            f"patches go from {patches.min()} to {patches.max()}; a grid of {rows}x{cols} has "
+            f"0 to {rows * cols - 1}"
+        )
     versions = images.expand(len(patches), -1, -1, -1)
     visible = torch.ones(len(patches), prefix + rows * cols, dtype=torch.bool)
     visible = visible.scatter(1, prefix + patches.cpu(), False).to(images.device)
-    if visible.all():
-        return run(model, lambda: model(versions))
     if how == "keys":
         return hide_keys(model, visible, lambda: model(versions))
     seen = visible[:, prefix:].view(-1, 1, rows, cols)

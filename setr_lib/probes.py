@@ -89,7 +89,8 @@ class Probes:
     """Linear classifiers on the patch tokens of every block.
 
     Attributes:
-        weight: `(L,K,D)`; bias: `(L,K)`. The standardisation of the tokens is folded in.
+        weight: `(L,K,D)`, the standardisation of the tokens folded in.
+        bias: `(L,K)`.
         about: what is known of them: data set, mIoU on its validation images, commit.
     """
 

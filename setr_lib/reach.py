@@ -52,7 +52,7 @@ def uniform_distance(grid: Size, patch: int, query: int | None = None) -> float:
     """`attention_distance` of attention that is the same everywhere, in pixels.
 
     Over all queries: the mean over offsets (y, x) of the grid, each as often as it fits,
-    sum (Y-|y|) (X-|x|) sqrt(y^2 + x^2) / (Y X)^2; with `query`, of that patch alone.
+    `sum (Y - abs(y)) (X - abs(x)) sqrt(y^2 + x^2) / (Y X)^2`; with `query`, of that patch alone.
     """
     rows, cols = grid
     if query is not None:

@@ -120,6 +120,17 @@ def test_probes_are_the_same_every_time():
     assert one.weight.shape == (4, 8, 24) and one.bias.shape == (4, 8)
 
 
+def test_a_probe_of_tokens_that_say_nothing_knows_the_shares_of_the_classes():
+    """All tokens alike, so that no channel has a deviation to divide by."""
+    model, scenes = small_model(), Scenes()
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    probes = fit_probes(model, scenes, progress=False)
+    counts = np.bincount(np.concatenate([label[label < 255] for _, label in scenes]), minlength=8)
+    shares = torch.tensor(counts / counts.sum(), dtype=torch.float32)
+    torch.testing.assert_close(probes.bias.softmax(1), shares.expand(4, 8), rtol=0, atol=1e-3)
+
+
 def test_probe_logits_are_a_linear_map_of_the_tokens():
     model, images = small_model(), torch.randn(2, 3, 40, 64)
     probes = Probes(torch.randn(4, 8, 24), torch.randn(4, 8))
@@ -173,10 +184,14 @@ def test_emergence_is_sorted_and_complete():
 def test_emergence_ends_where_predict_does():
     """The main head's map at the photograph's own size, read at another."""
     model = small_model("pup")
+    for parameter in model.parameters():
+        if parameter.ndim > 1:  # a map of several classes: no bias decides alone
+            torch.nn.init.normal_(parameter, std=0.2)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     images, _ = prepare(model, image, base=(64, 48))
     last = emergence(model, images, size=(60, 90))[-1]
-    assert np.array_equal(last.labels[0].numpy(), predict(model, image, base=(64, 48)))
+    expected = predict(model, image, base=(64, 48))
+    assert np.array_equal(last.labels[0].numpy(), expected) and len(np.unique(expected)) > 2
 
 
 # ---- what ships
