@@ -256,7 +256,8 @@ def _train(options: argparse.Namespace) -> None:
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes speaks
-    print(f"{100 * record['last']['miou']:.1f} mIoU after {record['step']} steps and "
+    miou = f"{100 * record['last']['miou']:.1f} mIoU" if record["last"] else "no score yet,"
+    print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
 
 
