@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .datasets import load_dataset
-from .evaluation import evaluate, scores
+from .evaluation import evaluate
 from .execution import (
     Execution,
     StopRequests,
@@ -42,6 +42,7 @@ from .execution import (
 )
 from .files import whole_file, write_json
 from .losses import IGNORE
+from .metric import scores
 from .model import make_network
 from .progress import Progress, peak_gflops
 from .rates import describe_groups, make_optimiser, rate_at
@@ -292,9 +293,7 @@ class Run:
         clock, r = time.monotonic(), self.recipe
         self.team.share_buffers(self.model)
         asked.interrupt_at_once()
-        counts = evaluate(
-            self.model, self.validation, r.evaluate_scale or r.scale, r.window, r.stride, self.show
-        )
+        counts = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
         asked.at_once = False
         result = scores(counts)
         self.evaluations.append(

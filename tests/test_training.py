@@ -11,6 +11,7 @@ import torch
 from setr_lib import SETR, get_recipe, load_checkpoint, train
 from setr_lib.datasets import Shapes
 from setr_lib.execution import Execution
+from setr_lib.protocol import Protocol
 from setr_lib.rates import describe_groups, make_optimiser, parameter_groups, rate_at
 from setr_lib.recipes import Recipe, replace
 from setr_lib.records import load_log
@@ -157,14 +158,16 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
     from setr_lib import training as loop
 
     asked = []
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: asked.append(a) or torch.eye(8).long())
+    monkeypatch.setattr(
+        loop, "evaluate", lambda _, data, **k: asked.append((data, k)) or torch.eye(8).long()
+    )
     recipe = dataclasses.replace(
-        small_recipe, evaluate_split="test", evaluate_scale=(90, 60), window=(32, 32), stride=(9, 9)
+        small_recipe, evaluate_split="test", rule="short", window=(32, 32), stride=(9, 9)
     )
     record = run(recipe, tmp_path, steps=1)
-    _, data, *rest = asked[0]
+    data, how = asked[0]
     assert data.split == record["last"]["split"] == "test"
-    assert rest[:3] == [(90, 60), (32, 32), (9, 9)]
+    assert how["protocol"] == Protocol((32, 32), (9, 9), recipe.scale, "short")
 
 
 def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):

@@ -17,8 +17,8 @@ import torch
 
 from setr_lib.attention import emergence, fit_probes, prepare, save_probes
 from setr_lib.datasets import load_dataset
-from setr_lib.evaluation import confusion_matrix, scores
 from setr_lib.files import write_json
+from setr_lib.metric import confusion_matrix, scores
 from setr_lib.records import surroundings
 from setr_lib.weights import load_checkpoint
 
