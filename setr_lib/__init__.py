@@ -1,10 +1,15 @@
 """SETR, step by step: semantic segmentation with a plain transformer as encoder (CVPR 2021)."""
 
+from .attention import attention_maps, attention_rollout
 from .datasets import load_dataset
 from .encoder import Encoder, resize_positions
-from .evaluation import Scores, confusion_matrix, evaluate, predict, scores, slide_inference
+from .evaluation import IncompleteEvaluation, evaluate
+from .lean import upsample_cross_entropy
 from .losses import segmentation_loss
+from .metric import Scores, confusion_matrix, scores
 from .model import SETR, SETRConfig, create_model, list_models
+from .prediction import predict
+from .protocol import PROTOCOLS, Protocol
 from .recipes import Recipe, get_recipe, list_recipes
 from .records import list_records, load_record
 from .training import train
@@ -15,15 +20,21 @@ from .weights import (
     load_weights,
     save_checkpoint,
 )
+from .windows import slide_inference
 
 __version__ = "0.1.0"
 __all__ = [
+    "PROTOCOLS",
     "SETR",
     "Encoder",
+    "IncompleteEvaluation",
     "LoadReport",
+    "Protocol",
     "Recipe",
     "SETRConfig",
     "Scores",
+    "attention_maps",
+    "attention_rollout",
     "config_from_checkpoint",
     "confusion_matrix",
     "create_model",
@@ -43,4 +54,5 @@ __all__ = [
     "segmentation_loss",
     "slide_inference",
     "train",
+    "upsample_cross_entropy",
 ]

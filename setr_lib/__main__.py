@@ -1,29 +1,35 @@
 """The command line: words to calls, nothing else. `python -m setr_lib --help`."""
 
 import argparse
+import dataclasses
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from tqdm import tqdm
 
+from .checking import check_dataset, splits_to_check
 from .costs import costs
-from .datasets import load_dataset
-from .download import ARCHIVES, download
-from .evaluation import Scores, evaluate, predict, scores, to_pixels
+from .datasets import NAMES, load_dataset
+from .download import ARCHIVES, GUIDES, download
+from .evaluation import IncompleteEvaluation, check_classes, evaluate, join_processes
 from .execution import PRECISIONS, Execution, default_device
-from .files import whole_file, write_json
+from .exports import find_images, save_label_ids, save_mask, save_overlay
+from .files import sha256, whole_file, write_json
+from .metric import Scores, scores
 from .model import create_model, list_models, make_network
-from .plots import colour, overlay, show_curves, spread_palette
+from .plots import show_curves, spread_palette
+from .prediction import predict, to_pixels
 from .priors import prior_scores
+from .protocol import PROTOCOLS, Protocol, find_protocol, make_protocol
 from .rates import describe_groups, parameter_groups
 from .recipes import get_recipe, list_recipes, recipe_table
-from .records import load_log, load_record, surroundings
+from .records import ROOT, load_log, load_record, surroundings
 from .training import train
 from .weights import (
     config_from_checkpoint,
@@ -33,6 +39,7 @@ from .weights import (
     save_checkpoint,
 )
 
+SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
 FACTS = {  # of a recipe that the command line can replace
     "schedule": int, "rate": float, "batch": int, "micro_batch": int, "seed": int,
     "optimiser": str, "head_factor": float, "head_scope": str, "floor": float,
@@ -83,8 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--image-size", type=int, nargs="+", help="of a table that is not square")
 
     one = verb("download", _download)
-    one.add_argument("dataset", choices=sorted(ARCHIVES))
+    one.add_argument("dataset", choices=sorted([*ARCHIVES, *GUIDES]))
     one.add_argument("--root", default="data")
+
+    one = verb("check", _check)
+    one.add_argument("dataset", help=", ".join(NAMES[1:]))
+    one.add_argument("--split", nargs="+", help="train and val if not given; of folder:PATH, all")
+    one.add_argument("--root", default="data")
+    one.add_argument("--json", help="write the findings to this file too")
+    one.add_argument("--workers", type=int, default=4, help="threads that read files")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
     one = verb("recipes", _recipes)
     one.add_argument("name", nargs="?", default="", help="a recipe, or a part of names")
@@ -109,23 +124,33 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", default="curves.png")
 
     one = verb("evaluate", _evaluate)
-    one.add_argument(
-        "checkpoint", nargs="?", help="the newest runs/*/best.safetensors if not given"
-    )
+    one.add_argument("checkpoint", nargs="?", help="the one that comes with the book if not given")
     one.add_argument("--data", help="the data set; the one it was trained on if not given")
     one.add_argument("--split", default="val")
     one.add_argument("--root", default="data")
-    one.add_argument("--json", help="write the scores to this file too")
+    _add_protocol(one)
+    one.add_argument("--json", help="write the scores to this file too, with all that led to them")
+    one.add_argument(
+        "--save-predictions",
+        metavar="FOLDER",
+        help="a PNG per image, in the data set's own numbers",
+    )
     one.add_argument("--device")
     one.add_argument("--quiet", action="store_true", help="no progress bar")
 
     one = verb("predict", _predict)
-    one.add_argument("image")
-    one.add_argument("--checkpoint", help="the newest runs/*/best.safetensors if not given")
-    one.add_argument("--out", default="overlay.png", help="the image with the classes laid over it")
-    one.add_argument("--mask", help="write the class numbers to this PNG too, with the palette")
+    one.add_argument("images", nargs="+", help="files, and folders of images")
+    one.add_argument("--checkpoint", help="the one that comes with the book if not given")
+    one.add_argument(
+        "--out",
+        help="of one file: the image with the classes laid over it (overlay.png); of more: the "
+        "folder for masks/ and overlays/ (predictions)",
+    )
+    one.add_argument("--mask", help="of one file: write the class numbers to this PNG too")
     one.add_argument("--opacity", type=float, default=0.55)
+    _add_protocol(one)
     one.add_argument("--device")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
     one = verb("baselines", _baselines)
     one.add_argument("dataset")
@@ -133,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--root", default="data")
     one.add_argument("--out", help="write a record to this folder too")
     return parser
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocol", help=f"how images are read: {', '.join(PROTOCOLS)}")
+    parser.add_argument("--ms", action="store_true", help="six scales and their mirror images")
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -173,8 +203,23 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    """Fetch a data set, check it and unpack it under data/."""
+    """Fetch a data set, check it and unpack it under data/, or say where to get it."""
     print(f"{options.dataset} is in {download(options.dataset, options.root)}")
+    print(f"Terms of use: {ARCHIVES[options.dataset].terms}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Read every file of a data set and report what is missing, damaged or mislabelled."""
+    splits = options.split or splits_to_check(options.dataset)
+    found = [
+        check_dataset(options.dataset, split, options.root, options.workers, not options.quiet)
+        for split in splits
+    ]
+    print(*found, sep="\n\n")
+    if options.json:
+        write_json(options.json, [report.to_dict() for report in found])
+    if bad := sum(len(report.problems) for report in found):
+        raise ValueError(f"{bad} problem{'s'[: bad > 1]} in {options.dataset}")
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -218,40 +263,78 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a checkpoint on a data set: IoU per class, mIoU, accuracy."""
-    model, about, views = _load(options)
+    device, first = join_processes(options.device or default_device())
+    model, about, file = _load(options, device)
     trained_on = about.get("recipe", {}).get("dataset")
     if not (options.data or trained_on):
         raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
     dataset = load_dataset(options.data or trained_on, options.split, options.root)
-    if model.config.num_classes != len(dataset.classes):
+    check_classes(about.get("classes"), model.config.num_classes, dataset)
+    folder = options.save_predictions and Path(options.save_predictions)
+    if not (dataset.labelled or folder):
         raise ValueError(
-            f"the checkpoint has {model.config.num_classes} classes, {dataset.name} has "
-            f"{len(dataset.classes)}: evaluate it on data with its own classes"
+            f"the labels of {dataset.name} {options.split} are kept by its server; nothing can be "
+            "scored here (--save-predictions FOLDER writes what the server takes)"
         )
-    counts = evaluate(model, dataset, **views, progress=not options.quiet)
-    name = f"{about['recipe']['name']}, step {about['step']}" if trained_on else "checkpoint"
-    found = _report({name: scores(counts)}, dataset.classes)
-    if options.json:
-        write_json(options.json, {"dataset": dataset.name, "split": options.split, "scores": found})
+    protocol = _protocol(options, about, dataset.name)
+    print(f"protocol: {protocol}", file=sys.stderr)
+    clock, incomplete = time.monotonic(), None
+    each = functools.partial(save_label_ids, folder, dataset) if folder else None
+    try:
+        counts = evaluate(model, dataset, progress=not options.quiet, protocol=protocol, each=each)
+    except IncompleteEvaluation as error:
+        counts, incomplete = error.counts, error
+    if first:
+        recipe = about.get("recipe")
+        name = f"{recipe['name']}, step {about['step']}" if recipe else "checkpoint"
+        found = _report({name: scores(counts)}, dataset.classes) if dataset.labelled else {}
+        if options.json:
+            facts = {
+                "dataset": dataset.name,
+                "split": options.split,
+                "images": len(dataset),
+                "left_out": incomplete.left_out if incomplete else {},
+                "protocol": dataclasses.asdict(protocol),
+                "checkpoint": {"file": str(file), "sha256": sha256(file)},
+                "seconds": round(time.monotonic() - clock, 1),
+                "scores": found,
+                "counts": counts.tolist(),
+            }
+            write_json(options.json, {**facts, **surroundings(torch.device(device))})
+    if incomplete:
+        raise incomplete
 
 
 def _predict(options: argparse.Namespace) -> None:
-    """Find the class of every pixel of an image and lay the classes over it."""
-    pixels = to_pixels(options.image)
-    model, about, views = _load(options)
+    """Find the class of every pixel of images and lay the classes over them."""
+    files = find_images(options.images)
+    single = len(options.images) == 1 and files == [Path(options.images[0])]
+    if options.mask and not single:
+        raise ValueError("--mask names the mask of one image; of more, --out names a folder")
+    model, about, _ = _load(options, options.device or default_device())
+    protocol = _protocol(options, about, about.get("recipe", {}).get("dataset"))
     classes = about.get("classes") or [f"class {k}" for k in range(model.config.num_classes)]
     palette = about.get("palette") or spread_palette(len(classes))
-    label = predict(model, pixels, **views)
-    with whole_file(options.out) as temporary:
-        Image.fromarray(overlay(pixels, label, palette, options.opacity)).save(temporary)
-    if options.mask:
-        mask = Image.fromarray(label)
-        mask.putpalette(colour(np.arange(256), palette).tobytes())
-        with whole_file(options.mask) as temporary:
-            mask.save(temporary)
-    shares = {name: (label == k).mean() for k, name in enumerate(classes)}
-    found = sorted(((s, n) for n, s in shares.items() if s >= 0.005), reverse=True)
-    print(", ".join(f"{n} {100 * s:.0f} %" for s, n in found), f"-> {options.out}")
+    out = Path(options.out or ("overlay.png" if single else "predictions"))
+    bad: list[str] = []
+    for file in tqdm(files, desc="predict", disable=single or options.quiet):
+        try:
+            pixels = to_pixels(file)
+        except ValueError as error:
+            bad.append(str(error))
+            continue
+        label = predict(model, pixels, protocol=protocol)
+        overlaid = out if single else out / "overlays" / f"{file.stem}.png"
+        save_overlay(overlaid, pixels, label, classes, palette, options.opacity)
+        if options.mask or not single:
+            mask = Path(options.mask) if single else out / "masks" / f"{file.stem}.png"
+            save_mask(mask, label, palette)
+        shares = {name: (label == k).mean() for k, name in enumerate(classes)}
+        most = sorted(((s, n) for n, s in shares.items() if s >= 0.005), reverse=True)
+        tqdm.write(", ".join(f"{n} {100 * s:.0f} %" for s, n in most) + f" -> {overlaid}")
+    if bad:
+        others = f"; the other {len(files) - len(bad)} are in {out}" if not single else ""
+        raise ValueError("; ".join(bad) + others)
 
 
 def _baselines(options: argparse.Namespace) -> None:
@@ -268,22 +351,34 @@ def _baselines(options: argparse.Namespace) -> None:
         )
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The model, what its file says of it, and how it wants to see images."""
-    path = options.checkpoint
-    if path is None:
-        runs = sorted(Path("runs").glob("*/best.safetensors"), key=lambda p: p.stat().st_mtime)
-        if not runs:
+def _load(options: argparse.Namespace, device: str) -> tuple[Any, dict[str, Any], Path]:
+    """The model, what its file says of it, and the file."""
+    path = Path(options.checkpoint or SHIPPED)
+    if options.checkpoint is None:
+        if not SHIPPED.is_file():
             raise FileNotFoundError(
-                "there is no runs/*/best.safetensors; train one (python -m setr_lib train "
-                "camvid_naive_tiny) or name a checkpoint"
+                f"the trained network of the repository is not here ({SHIPPED}); name a "
+                "checkpoint, or work in a clone of the repository"
             )
-        path = runs[-1]
-        print(f"using {path}", file=sys.stderr)
-    model, about = load_checkpoint(path, options.device or default_device())
-    recipe = about.get("recipe", {})  # a converted checkpoint has none: whole images as they are
-    names = {"base": "scale", "window": "window", "stride": "stride"}
-    return model, about, {ours: recipe.get(fact) for ours, fact in names.items()}
+        print(
+            f"using {path.relative_to(ROOT)}, the network that comes with the book", file=sys.stderr
+        )
+    return *load_checkpoint(path, device), path
+
+
+def _protocol(options: argparse.Namespace, about: dict[str, Any], dataset: str | None) -> Protocol:
+    """The one that is named; else the paper's for the data set; else that of the training."""
+    recipe = about.get("recipe", {})  # a converted checkpoint has none: images as they are
+    if options.protocol:
+        found = find_protocol(options.protocol)
+    elif dataset and dataset in PROTOCOLS:
+        found = PROTOCOLS[dataset]
+    else:
+        base = recipe.get("evaluate_scale") or recipe.get("scale")
+        found = make_protocol(
+            None, (1.0,), False, base and tuple(base), recipe.get("window"), recipe.get("stride")
+        )
+    return found.many() if options.ms else found
 
 
 def _report(found: dict[str, Scores], classes: tuple[str, ...]) -> dict[str, dict]:

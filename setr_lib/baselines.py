@@ -73,14 +73,28 @@ class FCN(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         return self.to_image(self.head(self.encoder(images)[1]), size)
 
-    def loss(self, images: Tensor, labels: Tensor, average: str = "all") -> Tensor:
+    def loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        average: str = "all",
+        way: str = "lean",
+        check: bool = True,
+    ) -> Tensor:
         """Main loss plus 0.4 times the auxiliary loss; arguments as in `SETR.loss`."""
-        return heads_loss(self, images, labels, average)
+        return heads_loss(self, images, labels, average, way, check)
 
     def head_logits(self, images: Tensor) -> dict[str, Any]:
         """Both heads' scores `(B,K,h,w)` at 1/8 of the image, before the last resize."""
         deep, deepest = self.encoder(images)
         return {"main": self.head(deepest), "aux": [head(deep) for head in self.aux_heads]}
+
+    def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
+        """Both heads' scores and their way to the image, as in `SETR.small_logits`."""
+        deep, deepest = self.encoder(images)
+        heads = [(self.head, deepest), *((head, deep) for head in self.aux_heads if aux)]
+        size = (images.shape[-2], images.shape[-1])
+        return [(head(maps), [size]) for head, maps in heads]
 
     def to_image(self, scores: Tensor, size: Size) -> Tensor:
         """The last resize, straight to the image as in mmsegmentation."""

@@ -79,10 +79,14 @@ class UpsamplingHead(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Size) -> Tensor:
         """Tokens `(B,N,D)` -> scores `(B,K,f*Y,f*X)`, f the product of the factors."""
+        return enlarge(self.small(tokens, grid), self.factors[-1])
+
+    def small(self, tokens: Tensor, grid: Size) -> Tensor:
+        """The scores before the last resize."""
         maps = to_map(self.norm(tokens), grid)
         for conv, factor in zip(self.convs[:-1], self.factors):
             maps = enlarge(conv(maps), factor)
-        return enlarge(self.classifier(self.convs[-1](maps)), self.factors[-1])
+        return self.classifier(self.convs[-1](maps))
 
 
 class MLANeck(nn.Module):
@@ -158,7 +162,7 @@ class ConvBNReLU(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return torch.relu(self.bn(self.conv(maps)))
+        return self.bn(self.conv(maps)).relu_()  # the norm does not need what it gave
 
 
 def to_map(tokens: Tensor, grid: Size) -> Tensor:

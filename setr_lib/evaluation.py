@@ -1,110 +1,39 @@
-"""From class scores to a number: windows, scales, the confusion matrix and what is read off it."""
+"""A network and a data set: the counts that the scores are read off."""
 
-# B batch, H W image rows and columns, K classes
+# K classes
 
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from .datasets import PairDataset, read_image
-from .geometry import Size, as_size, resize
-from .losses import IGNORE
-from .transforms import fit_inside, normalise, resize_image
-
-Pixels = np.ndarray | Tensor
-
-
-def confusion_matrix(
-    prediction: Pixels, label: Pixels, num_classes: int, ignore_index: int = IGNORE
-) -> Tensor:
-    """How often each true class was given each predicted class.
-
-    Args:
-        prediction, label: class numbers of the same shape, any number of dimensions.
-        num_classes: K.
-        ignore_index: pixels with this label do not count, whatever was predicted there.
-
-    Returns:
-        `(K,K)` int64: rows truth, columns prediction. Matrices of several images add up.
-
-    Raises:
-        ValueError: if the shapes differ, or a value is no class; the message names it.
-    """
-    prediction, label = torch.as_tensor(prediction), torch.as_tensor(label)
-    if prediction.shape != label.shape:
-        raise ValueError(
-            f"prediction has the shape {tuple(prediction.shape)}, label {tuple(label.shape)}; "
-            "they must be equal"
-        )
-    truth, guess = label.flatten().long(), prediction.flatten().long()
-    ignored = truth == ignore_index
-    for values, what in ((truth[~ignored], "label"), (guess[~ignored], "prediction")):
-        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
-            wrong = values[(values < 0) | (values >= num_classes)].unique().tolist()
-            raise ValueError(
-                f"the {what} holds {wrong}; {num_classes} classes are 0 to {num_classes - 1}, and "
-                f"{ignore_index} in a label is ignored"
-            )
-    pairs = truth[~ignored] * num_classes + guess[~ignored]
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+from .datasets import PairDataset
+from .geometry import Size
+from .metric import confusion_matrix
+from .metric import scores as scores
+from .prediction import class_map, evaluating
+from .protocol import Protocol, make_protocol
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a confusion matrix says; fractions between 0 and 1.
+class IncompleteEvaluation(ValueError):
+    """Some pairs could not be read; all others were counted.
 
     Attributes:
-        miou: mean of `iou` over the classes that occur.
-        iou: `(K,)` float64, intersection over union per class; NaN for a class that is neither in
-            the labels nor in the predictions.
-        accuracy: share of the counted pixels that are right.
-        mean_accuracy: mean over the classes in the labels of the share of each that was found.
+        counts: `(K,K)` int64, of the pairs that could be read.
+        left_out: what is wrong with each of the others, by file.
     """
 
-    miou: float
-    iou: Tensor
-    accuracy: float
-    mean_accuracy: float
-
-    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """As plain values for JSON, IoU by class name; NaN, which JSON lacks, becomes None."""
-        iou = {name: None if math.isnan(v) else v for name, v in zip(classes, self.iou.tolist())}
-        means = {"accuracy": self.accuracy, "mean_accuracy": self.mean_accuracy}
-        return {"miou": self.miou, **means, "iou": iou}
-
-
-def scores(counts: Pixels) -> Scores:
-    """Read IoU and accuracy off a `(K,K)` confusion matrix (rows truth, columns prediction).
-
-    IoU of a class = hits / (truth + predicted - hits), over the whole data set. A class that never
-    occurs is NaN and left out of the mean.
-
-    Raises:
-        ValueError: if the matrix is not square.
-    """
-    counts = torch.as_tensor(counts).double()
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ValueError(
-            f"counts have the shape {tuple(counts.shape)}; expected (classes, classes)"
-        )
-    hits, truth, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
-    iou = hits / (truth + guessed - hits)  # 0 / 0 is NaN: the class never occurs
-    recall = hits / truth
-    return Scores(
-        miou=iou.nanmean().item(),
-        iou=iou,
-        accuracy=(hits.sum() / truth.sum()).item(),
-        mean_accuracy=recall.nanmean().item(),
-    )
+    def __init__(self, counts: Tensor, left_out: dict[str, str], pairs: int) -> None:
+        self.counts, self.left_out = counts, left_out
+        first = next(iter(left_out.values()))
+        more = f" ({len(left_out) - 1} more)" if len(left_out) > 1 else ""
+        super().__init__(f"{len(left_out)} of {pairs} pairs are not counted: {first}{more}")
 
 
 def evaluate(
@@ -114,154 +43,100 @@ def evaluate(
     window: int | Size | None = None,
     stride: int | Size | None = None,
     progress: bool = True,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    protocol: Protocol | None = None,
+    each: Callable[[int, np.ndarray], None] | None = None,
 ) -> Tensor:
     """The confusion matrix of `model` on a whole data set, at the labels' own resolution.
 
+    In several processes (`torch.distributed` is initialised) each image is read by one of them,
+    and all get the counts of all images; every process has to call this.
+
     Args:
-        base: (long side, short side) that images are fitted into before the network reads them;
-            None: their own size.
-        window, stride: slide a window of this size; None: the whole image at once.
+        base, window, stride, scales, flip, protocol: as in `predict`.
+        progress: whether to show a bar, in the first process.
+        each: is called with the number and the `(H,W)` uint8 prediction of every image, in the
+            process that read it.
 
     Returns:
         `(K,K)` int64, see `confusion_matrix`; `scores` turns it into mIoU.
+
+    Raises:
+        IncompleteEvaluation: at the end, if pairs could not be read or hold labels that are no
+            class; it carries the counts of all others.
     """
+    plan = make_protocol(protocol, scales, flip, base, window, stride)
+    together = dist.is_available() and dist.is_initialized()
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    network = model.module if isinstance(model, DistributedDataParallel) else model
     classes = len(dataset.classes)
     counts = torch.zeros(classes, classes, dtype=torch.int64)
-    for image, label in tqdm(dataset, desc="evaluate", disable=not progress, leave=False):
-        prediction = predict(model, image, base=base, window=window, stride=stride)
-        counts += confusion_matrix(prediction, label, classes, dataset.ignore_index)
+    left_out: dict[str, str] = {}
+    numbers = range(rank, len(dataset), processes)
+    with evaluating(network), tqdm(
+        numbers, desc="evaluate", disable=not progress or rank > 0, leave=False
+    ) as bar:  # fmt: skip
+        for number in bar:
+            try:
+                image, label = dataset[number]
+            except (ValueError, OSError) as error:
+                left_out[dataset.file(number)] = str(error)
+                bar.write(f"left out: {error}", file=sys.stderr)
+                continue
+            prediction = class_map(network, image, plan)
+            try:
+                counts += confusion_matrix(prediction, label, classes, dataset.ignore_index)
+            except ValueError as error:
+                left_out[dataset.file(number)] = f"{dataset.file(number)}: {error}"
+                continue
+            if each:
+                each(number, prediction)
+    if together:
+        counts, left_out = _share(counts, left_out)
+    if left_out:
+        raise IncompleteEvaluation(counts, left_out, len(dataset))
     return counts
 
 
-def predict(
-    model: nn.Module,
-    image: "Image.Image | Pixels | str | os.PathLike[str]",
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    base: tuple[int, int] | None = None,
-    window: int | Size | None = None,
-    stride: int | Size | None = None,
-) -> np.ndarray:
-    """The class of every pixel of one image.
+def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDataset) -> None:
+    """A network's classes are those of the data set, else an error that names both.
 
     Args:
-        image: a path, a PIL image, an array `(H,W,3)` or `(H,W)` uint8, or a tensor `(3,H,W)`
-            (uint8, or float between 0 and 1).
-        scales: ratios at which the image is read; the probabilities are averaged. Paper, section
-            4.2: 0.5, 0.75, 1, 1.25, 1.5, 1.75.
-        flip: read each of them mirrored too.
-        base: (long side, short side) that ratio 1 is fitted into; None: the image's own size.
-        window, stride: slide a window; None: the whole image at once.
-
-    Returns:
-        `(H,W)` uint8 at the image's own size.
-
-    Raises:
-        ValueError: if the image cannot be read or has another shape.
+        classes: their names, as far as its file knows them.
+        count: how many the network has.
     """
-    pixels = to_pixels(image)
-    size = (pixels.shape[0], pixels.shape[1])
-    height, width = fit_inside(size, base) if base else size
-    was_training = model.training
-    model.eval()
-    try:
-        total: Tensor | float = 0.0
-        for ratio in scales:
-            view = resize_image(
-                pixels, (max(1, round(height * ratio)), max(1, round(width * ratio)))
-            )
-            for mirrored in (False, True)[: 1 + flip]:
-                logits = _logits(model, view[:, ::-1] if mirrored else view, window, stride)
-                logits = resize(logits.flip(-1) if mirrored else logits, size)
-                total = total + logits.softmax(1)
-    finally:
-        model.train(was_training)
-    return total.argmax(1)[0].byte().cpu().numpy()  # type: ignore[union-attr]
-
-
-@torch.inference_mode()
-def _logits(
-    model: nn.Module, pixels: np.ndarray, window: int | Size | None, stride: int | Size | None
-) -> Tensor:
-    images = normalise(pixels)[None].to(next(model.parameters()).device)
-    if window is None:
-        return model(images).float()
-    return slide_inference(model, images, window, stride or window)
-
-
-def slide_inference(
-    model: nn.Module,
-    images: Tensor,
-    window: int | Size = (512, 512),
-    stride: int | Size = (341, 341),
-) -> Tensor:
-    """Scores of large images from overlapping windows.
-
-    Paper section 4.2 and mmsegmentation's rule: windows start every `stride` pixels, the last one
-    moves back to end at the border, and where windows overlap the logits are averaged.
-
-    Args:
-        images: `(B,3,H,W)` float, normalised.
-        window, stride: rows and columns, or one number for both. A window larger than the image
-            is cut to it.
-
-    Returns:
-        `(B,K,H,W)` float.
-
-    Raises:
-        ValueError: if the stride is larger than the window, which would leave pixels out.
-    """
-    height, width = images.shape[-2:]
-    (wh, ww), (sh, sw) = as_size(window, "window"), as_size(stride, "stride")
-    if sh > wh or sw > ww:
+    if count != len(dataset.classes):
         raise ValueError(
-            f"stride {sh}x{sw} is larger than the window {wh}x{ww}: pixels would be left out"
+            f"the checkpoint has {count} classes, {dataset.name} has {len(dataset.classes)}: "
+            "evaluate it on data with its own classes"
         )
-    tops, lefts = window_starts(height, wh, sh), window_starts(width, ww, sw)
-    total: Tensor | None = None
-    for top in tops:
-        for left in lefts:
-            rows, cols = slice(top, min(top + wh, height)), slice(left, min(left + ww, width))
-            logits = model(images[..., rows, cols]).float()
-            if total is None:
-                total = logits.new_zeros(len(images), logits.shape[1], height, width)
-                coverage = logits.new_zeros(height, width)
-            total[..., rows, cols] += logits
-            coverage[rows, cols] += 1
-    assert total is not None
-    return total / coverage
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where the windows begin along one side; the last one ends at the border."""
-    count = -(-max(length - window, 0) // stride) + 1
-    return [max(min(index * stride, length - window), 0) for index in range(count)]
-
-
-def to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.ndarray:
-    """Any form of an image -> `(H,W,3)` uint8."""
-    if isinstance(image, str | os.PathLike):
-        if not Path(image).is_file():
-            raise FileNotFoundError(f"there is no image {image}")
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
+    for k, (mine, other) in enumerate(zip(classes or (), dataset.classes)):
+        if mine != other:
             raise ValueError(
-                f"the image tensor has the shape {tuple(image.shape)}; expected (3, H, W)"
+                f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
+                "evaluate it on data with its own classes"
             )
-        if image.is_floating_point():
-            if image.min() < 0 or image.max() > 1:
-                raise ValueError(
-                    f"the image tensor goes from {image.min():.3g} to {image.max():.3g}; floats "
-                    "must lie between 0 and 1 (before normalisation), or give uint8"
-                )
-            image = (image * 255).round().byte()
-        return image.permute(1, 2, 0).cpu().numpy()
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
-        raise ValueError(
-            f"the image array is {array.dtype} of the shape {array.shape}; expected uint8 (H, W, 3)"
-        )
-    return np.repeat(array[..., None], 3, 2) if array.ndim == 2 else array
+
+
+def join_processes(device: str) -> tuple[str, bool]:
+    """Meet the other processes that `torchrun` started, if it did.
+
+    Returns:
+        This process's device, and whether it is the first one, which speaks for all.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return device, not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _share(counts: Tensor, left_out: dict[str, str]) -> tuple[Tensor, dict[str, str]]:
+    """The sum of all processes' counts, and what any of them left out."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    summed = counts.to(device)
+    dist.all_reduce(summed)
+    found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, left_out)
+    return summed.cpu(), {file: why for part in found for file, why in part.items()}

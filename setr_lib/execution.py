@@ -139,8 +139,8 @@ def prepare_network(model: Any, execution: Execution, team: Team) -> Any:
             )
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if execution.compile:  # what the loss calls; evaluation has images of many sizes
-        model.head_logits = torch.compile(model.head_logits)
+    if execution.compile:  # what the loss calls; whole images, of many sizes, go another way
+        model.small_logits = torch.compile(model.small_logits)
     return model
 
 

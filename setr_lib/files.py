@@ -1,5 +1,6 @@
 """Files that are whole or absent, whatever interrupts their writing."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -50,3 +51,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not readable as JSON ({error})") from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

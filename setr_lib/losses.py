@@ -6,17 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .lean import upsample_cross_entropy
+
 IGNORE = 255  # the label of a pixel that is not scored
 
 
 AUX_WEIGHT = 0.4  # of each auxiliary loss; the authors' configurations
 
 
-def heads_loss(model: Any, images: Tensor, labels: Tensor, average: str) -> Tensor:
+def heads_loss(
+    model: Any,
+    images: Tensor,
+    labels: Tensor,
+    average: str = "all",
+    way: str = "lean",
+    check: bool = True,
+) -> Tensor:
     """Main loss plus 0.4 times the sum of the auxiliary losses of a model's heads: a scalar.
 
+    Args:
+        way: `"lean"` or `"plain"`: the same loss with and without the scores at the image's size.
+        check: whether the labels are looked through first; False where that was done.
+
     Raises:
-        ValueError: if the sizes of images and labels differ, or a label is no class.
+        ValueError: if the sizes of images and labels differ, a label is no class, or `way` or
+            `average` is another word.
     """
     size = (images.shape[-2], images.shape[-1])
     if tuple(labels.shape) != (len(images), *size):
@@ -24,14 +38,23 @@ def heads_loss(model: Any, images: Tensor, labels: Tensor, average: str) -> Tens
             f"labels have the shape {tuple(labels.shape)}; images of the shape "
             f"{tuple(images.shape)} need {(len(images), *size)}"
         )
-    heads = model.head_logits(images)
-    if labels.device.type == "cpu":  # elsewhere looking at a value would wait for the device
-        check_classes(labels, heads["main"].shape[1])  # once for all heads
-    with torch.autocast(images.device.type, enabled=False):  # float32, whatever the heads ran in
-        main, *aux = (
-            segmentation_loss(model.to_image(full(scores), size), labels, average, check=False)
-            for scores in (heads["main"], *heads["aux"])
-        )
+    if check:
+        check_classes(labels, model.config.num_classes)
+    if way == "lean":
+        losses = [
+            upsample_cross_entropy(scores, labels, average=average, sizes=sizes)
+            for scores, sizes in model.small_logits(images)
+        ]
+    elif way == "plain":
+        heads = model.head_logits(images)
+        with torch.autocast(images.device.type, enabled=False):
+            losses = [  # in float32, whatever the heads ran in
+                segmentation_loss(model.to_image(full(scores), size), labels, average, check=False)
+                for scores in (heads["main"], *heads["aux"])
+            ]
+    else:
+        raise ValueError(f"way is {way!r}; choose 'lean' or 'plain'")
+    main, *aux = losses
     return main + AUX_WEIGHT * sum(aux)
 
 

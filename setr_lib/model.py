@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
+from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead, enlarge
 from .encoder import Encoder
 from .errors import unknown
 from .geometry import Size, as_size, grid_to_image, patch_grid, resize
@@ -137,7 +137,7 @@ class SETR(nn.Module):
         self.config = c = config
         self.encoder: Any = make_encoder(c)
         self.neck: MLANeck | None = None
-        self.head: nn.Module
+        self.head: Any
         aux: list[nn.Module]
         if c.decoder == "mla":
             graph = MLA[c.graph]
@@ -165,10 +165,17 @@ class SETR(nn.Module):
         Raises:
             ValueError: if the images have another number of channels or dimensions.
         """
-        main = self._heads(images, aux=False)[0]
+        main = enlarge(*self._heads(images, aux=False)[0])
         return self.to_image(main, (images.shape[-2], images.shape[-1]))
 
-    def loss(self, images: Tensor, labels: Tensor, average: str = "all") -> Tensor:
+    def loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        average: str = "all",
+        way: str = "lean",
+        check: bool = True,
+    ) -> Tensor:
         """Main loss plus 0.4 times the sum of the auxiliary losses: a scalar.
 
         Args:
@@ -176,11 +183,14 @@ class SETR(nn.Module):
             labels: `(B,H,W)` int64, 0 to K-1, and 255 for pixels that do not count.
             average: `"all"` divides the cross-entropy by every pixel, ignored ones included, as the
                 authors' and mmsegmentation's code does; `"valid"` by those that count.
+            way: `"lean"`: no map of scores at the image's size is made; `"plain"`: the same loss
+                by enlarging them.
+            check: whether the labels are looked through first, which waits for a GPU.
 
         Raises:
             ValueError: if the sizes of images and labels differ, or a label is no class.
         """
-        return heads_loss(self, images, labels, average)
+        return heads_loss(self, images, labels, average, way, check)
 
     def head_logits(self, images: Tensor) -> dict[str, Any]:
         """Every head's scores before its last resize.
@@ -191,8 +201,26 @@ class SETR(nn.Module):
             Naive, the rows of the patch grid; for PUP 8 times that, its auxiliaries 4 times; for
             MLA 4 times, its auxiliaries once.
         """
-        main, *aux = self._heads(images, aux=True)
+        main, *aux = (enlarge(*small) for small in self._heads(images, aux=True))
         return {"main": main, "aux": aux}
+
+    def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
+        """Scores as small as they come, and their way to the image; the main head's first.
+
+        Args:
+            aux: whether the auxiliary heads speak too.
+
+        Returns:
+            For each head `(B,K,h,w)` and the sizes of the resizes that follow; what is then larger
+            than the image is cropped. Two resizes are one matrix product: see `setr_lib.lean`.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        grid, patch = patch_grid(size, self.config.patch_size), self.config.patch_size
+        full = size if self.config.graph == "mmseg" else (grid[0] * patch, grid[1] * patch)
+        return [
+            (scores, [(factor * scores.shape[-2], factor * scores.shape[-1]), full])
+            for scores, factor in self._heads(images, aux)
+        ]
 
     def to_image(self, scores: Tensor, size: Size) -> Tensor:
         """The last resize: a head's `(B,K,h,w)` -> `(B,K,H,W)` for images of `size`.
@@ -213,18 +241,22 @@ class SETR(nn.Module):
         yield from self.head.parameters()
         yield from self.aux_heads.parameters()
 
-    def _heads(self, images: Tensor, aux: bool) -> list[Tensor]:
-        """Scores of the main head and, if asked for, of the auxiliary heads behind it."""
+    def _heads(self, images: Tensor, aux: bool) -> list[tuple[Tensor, int]]:
+        """Scores of the main head and, if asked for, of the auxiliary heads behind it.
+
+        Each as it leaves the classifier, with the factor by which its head enlarges it.
+        """
         c = self.config
         grid = patch_grid((images.shape[-2], images.shape[-1]), c.patch_size)
-        aux_heads = list(self.aux_heads) if aux else []
+        aux_heads: list[Any] = list(self.aux_heads) if aux else []
         if self.neck is not None:
             maps = self.neck(self.encoder.features(images, c.layers), grid)
             ordered = maps[::-1] if MLA[c.graph].deepest_first else maps
-            return [self.head(maps)] + [h(m) for h, m in zip(aux_heads, ordered)]
+            return [(self.head(maps), 1)] + [(h(m), 1) for h, m in zip(aux_heads, ordered)]
         layers = [*c.aux_layers[: len(aux_heads)], c.layers[-1]]
         *early, last = self.encoder.features(images, layers)
-        return [self.head(last, grid)] + [h(t, grid) for h, t in zip(aux_heads, early)]
+        pairs = zip([self.head, *aux_heads], [last, *early])
+        return [(head.small(tokens, grid), head.factors[-1]) for head, tokens in pairs]
 
 
 def make_network(config: Any) -> Any:

@@ -2,7 +2,6 @@
 
 # H W image rows and columns, K classes
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from .losses import IGNORE
+from .names import spread_palette as spread_palette
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -43,16 +43,6 @@ def colour(label: np.ndarray | torch.Tensor, palette: Palette) -> np.ndarray:
     table = np.full((256, 3), 255, np.uint8)
     table[: len(palette)] = palette
     return table[np.asarray(label).astype(np.uint8)]
-
-
-def spread_palette(classes: int) -> list[tuple[int, int, int]]:
-    """Colours for classes that come without: evenly spaced hues, in three brightnesses."""
-    colours = []
-    for k in range(classes):
-        rgb = colorsys.hsv_to_rgb(k * 0.618 % 1, 0.75, (1.0, 0.7, 0.45)[k % 3])
-        red, green, blue = (round(255 * part) for part in rgb)
-        colours.append((red, green, blue))
-    return colours
 
 
 def overlay(

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from .datasets import PairDataset
-from .evaluation import confusion_matrix
 from .geometry import Size
+from .metric import confusion_matrix
 from .transforms import resize_label
 
 

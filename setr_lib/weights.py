@@ -344,7 +344,11 @@ def read_tensors(source: Source) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with open(path, "rb") as file:
-        zipped_or_pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+        head = file.read(9)
+    # A safetensors file starts with the length of its header, which may look like a pickle's mark
+    # (896 is 80 03); its ninth byte opens the header.
+    marks = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    zipped_or_pickled = head[:2] in marks and head[8:] != b"{"
     if zipped_or_pickled:
         return Checkpoint(dict(_plain(_unpickle(path))), {})
     try:

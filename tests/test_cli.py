@@ -1,8 +1,11 @@
 """The command line does what the README says, and a mistake ends in one line, no traceback."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +13,11 @@ import torch
 from conftest import small_config
 from PIL import Image
 
-from setr_lib import SETR, load_checkpoint, recipes
+from setr_lib import SETR, confusion_matrix, load_checkpoint, recipes
 from setr_lib.__main__ import main
+from setr_lib.datasets import Shapes
+from setr_lib.evaluation import check_classes
+from setr_lib.exports import save_label_ids
 from setr_lib.recipes import replace
 from setr_lib.shapes import PALETTE
 from setr_lib.weights import save_checkpoint
@@ -29,19 +35,105 @@ def trained(tmp_path, monkeypatch, small_recipe):
 def test_train_evaluate_predict(trained, tmp_path, capsys):
     """The three commands in a row; evaluation gives the record's number."""
     record = json.loads((trained / "record.json").read_text())
-    best = str(trained / "best.safetensors")
-    assert main(["evaluate", best, "--quiet", "--json", "scores.json"]) == 0
+    best = trained / "best.safetensors"
+    assert main(["evaluate", str(best), "--quiet", "--json", "scores.json"]) == 0
     table = capsys.readouterr().out
     assert f"{100 * record['best']['miou']:.1f}" in table and "fence" in table
-    (found,) = json.loads((tmp_path / "scores.json").read_text())["scores"].values()
+    facts = json.loads((tmp_path / "scores.json").read_text())
+    (found,) = facts["scores"].values()
     assert found == {key: record["best"][key] for key in found}
+    assert np.sum(facts["counts"]) == 3 * 128 * 128 and facts["images"] == 3
+    assert facts["checkpoint"]["sha256"] == hashlib.sha256(best.read_bytes()).hexdigest()
+    assert facts["protocol"]["base"] == [128, 128] and facts["protocol"]["rule"] == "fit"
+    assert facts["commit"] and facts["hardware"] and facts["versions"] and not facts["left_out"]
 
     Image.fromarray(np.full((15, 33, 3), 120, np.uint8)).save("x.jpg")
-    assert main(["predict", "x.jpg", "--out", "overlay.png", "--mask", "mask.png"]) == 0
-    assert Image.open("overlay.png").size == Image.open("mask.png").size == (33, 15)
-    mask = Image.open("mask.png")
-    assert mask.mode == "P" and np.array(mask).max() < 8
+    chosen = ["--checkpoint", str(best)]
+    assert main(["predict", "x.jpg", *chosen, "--mask", "mask.png"]) == 0
+    mask, overlaid = Image.open("mask.png"), Image.open("overlay.png")
+    assert mask.size == (33, 15) and mask.mode == "P" and np.array(mask).max() < 8
     assert tuple(mask.getpalette()[:24]) == sum(PALETTE, ())
+    assert overlaid.width > 33  # the legend
+
+
+def test_evaluate_with_many_views_and_predictions(trained, tmp_path, capsys):
+    """--ms says so in the JSON; the PNGs hold the data set's numbers; their counts agree."""
+    best = str(trained / "best.safetensors")
+    words = ["--ms", "--quiet", "--save-predictions", "here", "--json", "scores.json"]
+    assert main(["evaluate", best, *words]) == 0
+    facts = json.loads((tmp_path / "scores.json").read_text())
+    assert len(facts["protocol"]["scales"]) == 6 and facts["protocol"]["flip"]
+    files = sorted((tmp_path / "here").iterdir())
+    assert [file.name for file in files] == [f"shapes_number_{n}.png" for n in range(3)]
+    labels = [label for _, label in Shapes("val")]
+    counts = sum(confusion_matrix(np.array(Image.open(f)), t, 8) for f, t in zip(files, labels))
+    assert counts.tolist() == facts["counts"]
+    assert main(["evaluate", best, "--protocol", "ade20k_mss"]) == 2
+    assert "did you mean ade20k_ms" in capsys.readouterr().err
+
+
+def test_servers_get_their_own_numbers(tmp_path):
+    """Cityscapes' train id 0 is road, in its files 7; a file is called what its image is."""
+    data = SimpleNamespace(
+        label_ids=(7, 8, 11, 12, 13, 17, 19, 20),
+        file=lambda number: "leftImg8bit/val/a/a_000001_000019_leftImg8bit.png",
+    )
+    save_label_ids(tmp_path, data, 0, np.array([[0, 2], [7, 7]], np.uint8))
+    found = Image.open(tmp_path / "a_000001_000019_leftImg8bit.png")
+    assert found.mode == "L" and np.array(found).tolist() == [[7, 11], [20, 20]]
+
+
+def test_an_evaluation_with_a_bad_file_keeps_its_counts(tmp_path, trained, monkeypatch, capsys):
+    plain = Shapes.__getitem__
+
+    def damaged(self, index):
+        if self.split == "val" and index == 1:
+            raise ValueError("street.png cannot be read")
+        return plain(self, index)
+
+    monkeypatch.setattr(Shapes, "__getitem__", damaged)
+    best = str(trained / "best.safetensors")
+    assert main(["evaluate", best, "--quiet", "--json", "scores.json"]) == 2
+    said = capsys.readouterr()
+    assert "miou" in said.out and "1 of 3 pairs are not counted: street.png" in said.err
+    facts = json.loads((tmp_path / "scores.json").read_text())
+    assert np.sum(facts["counts"]) == 2 * 128 * 128
+    assert facts["left_out"] == {"shapes number 1": "street.png cannot be read"}
+
+
+def test_predict_reads_a_folder_of_any_images(tmp_path, monkeypatch, capsys):
+    """The shipped network, images of several modes, a turned photograph; a damaged file is named
+    and the others are done."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save("in/rgba.png")
+    Image.fromarray(pixels[..., 0]).save("in/grey.png")
+    Image.fromarray(pixels[..., :3]).quantize(16).save("in/palette.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save("in/deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    Image.fromarray(pixels[..., :3]).save("in/turned.jpg", exif=exif)
+    Path("in/damaged.png").write_bytes(Path("in/rgba.png").read_bytes()[:99])
+    Path("in/notes.txt").write_text("no image")
+    assert main(["predict", "in", "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert "using data/models/camvid_naive_tiny/model.safetensors" in said.err
+    assert "damaged.png cannot be read" in said.err and "the other 5 are in" in said.err
+    for kind in ("masks", "overlays"):
+        names = sorted(file.stem for file in Path("predictions", kind).iterdir())
+        assert names == ["deep", "grey", "palette", "rgba", "turned"]
+    assert Image.open("predictions/masks/rgba.png").size == (40, 30)
+    assert Image.open("predictions/masks/turned.png").size == (30, 40)
+    Path("in/rgba.jpg").write_bytes(Path("in/turned.jpg").read_bytes())
+    assert main(["predict", "in"]) == 2 and "have one stem" in capsys.readouterr().err
+
+
+def test_without_the_repository_a_checkpoint_must_be_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("setr_lib.__main__.SHIPPED", tmp_path / "model.safetensors")
+    assert main(["evaluate"]) == 2
+    assert "name a checkpoint, or work in a clone" in capsys.readouterr().err
 
 
 def test_resume_from_the_command_line(tmp_path, monkeypatch, small_recipe, capsys):
@@ -71,7 +163,8 @@ def test_facts_of_a_recipe_can_be_replaced(tmp_path, monkeypatch, small_recipe):
         (["train", "camvid_naive_tny"], "did you mean camvid_naive_tiny"),
         (["train", "camvid_naive_tiny"], "setr_lib download camvid"),
         (["summary", "setr_pup_larg"], "did you mean setr_pup_large"),
-        (["evaluate"], "no runs/*/best.safetensors; train one"),
+        (["predict", "no.jpg", "--mask", "x.png"], "there is no image no.jpg"),
+        (["predict", "."], ". holds no image"),
         (["evaluate", "no.safetensors"], "there is no checkpoint no.safetensors"),
         (["predict", "no.jpg"], "there is no image no.jpg"),
         (["baselines", "camvid"], "setr_lib download camvid"),
@@ -91,8 +184,17 @@ def test_a_checkpoint_of_other_classes_is_refused(trained, tmp_path, capsys):
         (tmp_path / "data" / "camvid" / folder).mkdir(parents=True)
         file = tmp_path / "data" / "camvid" / folder / "a.png"
         Image.fromarray(array.astype(np.uint8)).save(file)
-    assert main(["evaluate", "--data", "camvid"]) == 2
+    best = str(trained / "best.safetensors")
+    assert main(["evaluate", best, "--data", "camvid"]) == 2
     assert "has 8 classes, camvid has 11" in capsys.readouterr().err
+
+
+def test_classes_of_another_name_are_refused():
+    data = Shapes("val")
+    check_classes(data.classes, 8, data)
+    check_classes(None, 8, data)
+    with pytest.raises(ValueError, match="class 1 of the checkpoint is 'car', that of shapes"):
+        check_classes(("sky", "car", *data.classes[2:]), 8, data)
 
 
 def test_a_damaged_checkpoint_is_named(trained, capsys):
@@ -143,8 +245,8 @@ def test_help_lists_the_commands():
     done = subprocess.run(
         [sys.executable, "-m", "setr_lib", "--help"], capture_output=True, text=True, check=True
     )
-    commands = ("summary", "convert", "download", "recipes", "train", "plot", "evaluate", "predict")
-    for command in (*commands, "baselines"):
+    commands = ("summary", "convert", "download", "check", "recipes", "train", "plot", "evaluate")
+    for command in (*commands, "predict", "baselines"):
         assert command in done.stdout
 
 

@@ -1,6 +1,7 @@
 """Windows, scales and counts against brute force and scikit-learn."""
 
 import math
+import socket
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
 
 import setr_lib
-from setr_lib import SETR, confusion_matrix, scores, slide_inference
+from setr_lib import PROTOCOLS, SETR, Protocol, confusion_matrix, scores, slide_inference
+from setr_lib.baselines import FCN, FCNConfig
 from setr_lib.datasets import Shapes
-from setr_lib.evaluation import to_pixels, window_starts
+from setr_lib.geometry import resize, resized_strips
+from setr_lib.prediction import evaluating, to_pixels
 from setr_lib.priors import prior_scores
+from setr_lib.windows import window_starts
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,6 +37,31 @@ def test_confusion_and_iou_equal_scikit_learn(seed):
     found = scores(counts)
     np.testing.assert_allclose(found.iou.nan_to_num().numpy(), iou)
     assert found.accuracy == pytest.approx((truth[kept] == guess[kept]).mean())
+
+
+@pytest.mark.parametrize("classes", [2, 19, 150, 255, 300])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_every_integer_type_gives_the_same_counts(classes, kind):
+    """Bytes and wider numbers take two ways; a loop in Python is the reference."""
+    rng = np.random.default_rng(classes)
+    classes = min(classes, 255 if kind == torch.uint8 else 300)
+    ignored = 255 if classes <= 255 else -1
+    truth, guess = rng.integers(0, classes, (2, 500))
+    truth[::7] = ignored
+    wanted = np.zeros((classes, classes), np.int64)
+    for t, g in zip(truth, guess):
+        if t != ignored:
+            wanted[t, g] += 1
+    pair = torch.from_numpy(guess).to(kind), torch.from_numpy(truth).to(kind)
+    assert np.array_equal(confusion_matrix(*pair, classes, ignored), wanted)
+
+
+def test_a_class_can_be_the_ignored_one():
+    assert confusion_matrix([0, 1, 1], [0, 0, 1], 2, ignore_index=0).tolist() == [[0, 0], [0, 1]]
+
+
+def test_no_pixels_count_nothing():
+    assert confusion_matrix(torch.zeros(0), torch.zeros(0), 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_case_by_hand():
@@ -73,6 +102,8 @@ def test_matrices_of_parts_add_up():
         ([0, 5], [0, 1], r"prediction holds \[5\]; 3 classes are 0 to 2"),
         ([0, 1], [0, 200], r"label holds \[200\]"),
         ([0, -1], [0, 1], r"prediction holds \[-1\]"),
+        ([0, 256], [0, 1], r"prediction holds \[256\]"),
+        ([0, 1], [0, 1000], r"label holds \[1000\]"),
     ],
 )
 def test_mistakes_are_named(guess, truth, words):
@@ -96,18 +127,24 @@ class PixelModel(torch.nn.Module):
         place = (
             torch.linspace(0, 1, images.shape[-1]) + torch.linspace(0, 2, images.shape[-2])[:, None]
         )
-        return torch.einsum("kc,bchw->bkhw", self.weight, images) * (1 + place)
+        scores = torch.einsum("kc,bchw->bkhw", self.weight, images) * (1 + place)
+        return scores + 2 * place * torch.arange(4.0)[:, None, None]
 
 
-@pytest.mark.parametrize("seed", range(12))
-@torch.no_grad()
-def test_sliding_window_equals_a_loop_over_pixels(seed):
-    """Random sizes, windows and strides, windows larger than the image included."""
-    rng = np.random.default_rng(seed)
-    height, width, wh, ww = (int(v) for v in rng.integers(1, 30, 4))
-    sh, sw = int(rng.integers(1, wh + 1)), int(rng.integers(1, ww + 1))
-    model, images = PixelModel(), torch.randn(2, 3, height, width)
-    total, cover = torch.zeros(2, 4, height, width), torch.zeros(height, width)
+NETWORKS = {  # whose maps are small, in the ways that there are, and one whose scores are not
+    "naive": lambda: SETR(small_config("naive")),
+    "pup": lambda: SETR(small_config("pup")),
+    "mla": lambda: SETR(small_config("mla")),
+    "mmseg": lambda: SETR(small_config("naive", graph="mmseg")),
+    "fcn": lambda: FCN(FCNConfig(50, 4)),
+    "plain": lambda: PixelModel(),
+}
+
+
+def slide_by_brute_force(model, images, window, stride):
+    """Full-size scores of every window, padded to nothing, added pixel by pixel."""
+    (wh, ww), (sh, sw), (height, width) = window, stride, images.shape[-2:]
+    total, cover = 0, torch.zeros(height, width)
     tops = sorted({min(t, max(height - wh, 0)) for t in range(0, height, sh)})
     lefts = sorted({min(t, max(width - ww, 0)) for t in range(0, width, sw)})
     # the last window is the first that reaches the border
@@ -116,10 +153,62 @@ def test_sliding_window_equals_a_loop_over_pixels(seed):
     for top in tops:
         for left in lefts:
             part = images[..., top : top + wh, left : left + ww]
-            total[..., top : top + wh, left : left + ww] += model(part)
+            found = model(part)
+            padding = (left, width - left - found.shape[-1], top, height - top - found.shape[-2])
+            total = total + torch.nn.functional.pad(found, padding)
             cover[top : top + wh, left : left + ww] += 1
     assert cover.min() >= 1
-    torch.testing.assert_close(slide_inference(model, images, (wh, ww), (sh, sw)), total / cover)
+    return total / cover
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("network", ["naive", "pup", "mla", "mmseg", "plain"])
+@torch.no_grad()
+def test_sliding_window_equals_adding_up_full_windows(network, seed):
+    """Random sizes, windows, strides and batches, windows larger than the image included."""
+    rng = np.random.default_rng(seed)
+    height, width, wh, ww = (int(v) for v in rng.integers(1, 70, 4))
+    sh, sw = int(rng.integers(1 + wh // 3, wh + 1)), int(rng.integers(1 + ww // 3, ww + 1))
+    model, images = NETWORKS[network]().eval(), torch.randn(2, 3, height, width)
+    wanted = slide_by_brute_force(model, images, (wh, ww), (sh, sw))
+    batch = int(rng.integers(1, 5))
+    found = slide_inference(model, images, (wh, ww), (sh, sw), batch)
+    # a resize by a matrix rounds differently: 1e-5 of a deviation of about 1
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_fcn_slides_too():
+    model, images = NETWORKS["fcn"]().eval(), torch.randn(1, 3, 40, 70)
+    wanted = slide_by_brute_force(model, images, (32, 32), (20, 20))
+    found = slide_inference(model, images, 32, 20)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_one_window_is_the_whole_image():
+    model, images = SETR(small_config("pup")).eval(), torch.randn(1, 3, 40, 56)
+    for window in ((40, 56), (100, 100)):
+        found = slide_inference(model, images, window, window)
+        torch.testing.assert_close(found, model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_windows_do_not_add_to_the_memory():
+    """64 times the windows, the same largest tensors: counted where torch allocates."""
+    model, images = SETR(small_config()).eval(), torch.randn(1, 3, 128, 128)
+
+    def peak(stride):
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True) as seen:
+            slide_inference(model, images, 64, stride, batch=1)
+        held = highest = 0
+        for event in seen.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                highest = max(highest, held)
+        return highest
+
+    assert peak(8) < 1.1 * peak(64)
 
 
 def test_the_papers_grid():
@@ -154,19 +243,131 @@ def test_predict_takes_any_form_and_size_of_image(tmp_path, size):
     assert model.training  # predict leaves the model as it was
 
 
-def test_predict_averages_probabilities_over_views():
+@pytest.mark.parametrize("seed", range(6))
+def test_strips_are_the_resized_map(seed):
+    rng = np.random.default_rng(seed)
+    h, w, height, width = (int(v) for v in rng.integers(1, 60, 4))
+    maps = torch.randn(5, h, w)
+    for values in (1, 1000, 10**9):
+        strips = list(resized_strips(maps, (height, width), values))
+        found = torch.cat([strip for _, strip in strips], 1)
+        torch.testing.assert_close(found, resize(maps[None], (height, width))[0])
+        assert sum(strip.shape[1] for _, strip in strips) == height
+
+
+def view_sizes(protocol, size):
+    """What the paper says, without the library's helpers: sizes of all ratios."""
+    found = []
+    for ratio in protocol.scales:
+        if protocol.rule == "original":
+            factor = ratio
+        elif protocol.rule == "fit":
+            long, short = (int(ratio * side) for side in protocol.base)
+            factor = min(long / max(size), short / min(size))
+        else:
+            short = max(int(ratio * protocol.base[1]), min(protocol.window))
+            factor = short / min(size)
+        found.append(tuple(max(1, int(side * factor + 0.5)) for side in size))
+    return found
+
+
+PLANS = [
+    Protocol(scales=(0.5, 1.0, 1.75), flip=True),
+    Protocol((32, 32), (20, 20), (90, 48), "fit", (0.5, 1.0), True),
+    Protocol((32, 32), (21, 13), (90, 48), "short", (0.5, 0.75, 1.5), True),
+    Protocol((24, 40), (24, 40), None, "original", (0.3, 1.25), False),
+    Protocol((32, 32), (20, 20), (90, 48), "fit"),
+    Protocol(),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@torch.no_grad()
+def test_every_protocol_equals_brute_force(plan):
+    """Windows, resize to the image, softmax, mean over views, argmax: each step in full."""
     model = PixelModel().eval()  # its scores differ from place to place
-    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (41, 58, 3), dtype=np.uint8)
     total = 0
-    with torch.no_grad():
-        for ratio in (0.5, 1.0, 1.75):
-            view = setr_lib.transforms.resize_image(image, (round(40 * ratio), round(56 * ratio)))
-            pixels = setr_lib.transforms.normalise(view)[None]
-            for logits in (model(pixels), model(pixels.flip(-1)).flip(-1)):
-                logits = torch.nn.functional.interpolate(logits, size=(40, 56), mode="bilinear")
-                total = total + logits.softmax(1)
-    found = setr_lib.predict(model, image, scales=(0.5, 1.0, 1.75), flip=True)
-    assert np.array_equal(found, total.argmax(1)[0])
+    for size in view_sizes(plan, (41, 58)):
+        view = setr_lib.transforms.resize_image(image, size)
+        for pixels in (view, view[:, ::-1].copy())[: 1 + plan.flip]:
+            images = setr_lib.transforms.normalise(pixels)[None]
+            if plan.window:
+                logits = slide_by_brute_force(model, images, plan.window, plan.stride)
+            else:
+                logits = model(images)
+            if pixels is not view:
+                logits = logits.flip(-1)
+            logits = torch.nn.functional.interpolate(logits, size=(41, 58), mode="bilinear")
+            total = total + logits.softmax(1)
+    top, second = total[0].topk(2, 0).values
+    clear = (top - second > 1e-5).numpy()  # where rounding cannot change the largest
+    found = setr_lib.predict(model, image, protocol=plan)
+    assert clear.mean() > 0.99 and np.array_equal(found[clear], total[0].argmax(0).numpy()[clear])
+
+
+def test_parts_and_protocol_are_the_same_request():
+    model, image = PixelModel().eval(), np.random.default_rng(0).integers(0, 256, (41, 58, 3))
+    image = image.astype(np.uint8)
+    parts = setr_lib.predict(model, image, (0.5, 1.0), True, (90, 48), 32, 20)
+    assert np.array_equal(parts, setr_lib.predict(model, image, protocol=PLANS[1]))
+    with pytest.raises(ValueError, match="give it alone"):
+        setr_lib.predict(model, image, flip=True, protocol=PLANS[1])
+
+
+def test_mirroring_the_image_mirrors_the_prediction():
+    """With flip, a picture and its mirror image are told the same; without, they are not."""
+    model = PixelModel().eval()
+    image = np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    found = setr_lib.predict(model, image, flip=True)
+    assert np.array_equal(setr_lib.predict(model, image[:, ::-1], flip=True)[:, ::-1], found)
+    alone = setr_lib.predict(model, image)
+    assert not np.array_equal(setr_lib.predict(model, image[:, ::-1])[:, ::-1], alone)
+
+
+def test_the_published_sizes():
+    """Cityscapes 2048x1024 becomes 2049x1025; ADE20K's short side 512 unless the long one passes
+    2048; Pascal Context's short side 520; no short side under the window in multi-scale."""
+    assert PROTOCOLS["cityscapes"].view_size((1024, 2048), 1.0) == (1025, 2049)
+    assert PROTOCOLS["ade20k"].view_size((600, 800), 1.0) == (512, 683)
+    assert PROTOCOLS["ade20k"].view_size((300, 1500), 1.0) == (410, 2048)
+    assert PROTOCOLS["pascal_context"].view_size((375, 500), 1.0) == (520, 693)
+    many = PROTOCOLS["ade20k_ms"]
+    assert [min(many.view_size((600, 800), r)) for r in many.scales] == [
+        512,
+        512,
+        512,
+        640,
+        768,
+        896,
+    ]
+    assert many.view_size((300, 1500), 1.0) == (512, 2560)
+    mmseg = PROTOCOLS["ade20k_ms_mmseg"]
+    assert [min(mmseg.view_size((600, 800), r)) for r in mmseg.scales] == [
+        300,
+        450,
+        600,
+        750,
+        900,
+        1050,
+    ]
+    assert len(many.views()) == len(mmseg.views()) == 12
+
+
+@pytest.mark.parametrize(
+    "facts, words",
+    [
+        ({"rule": "fitt", "base": (9, 9)}, "did you mean fit"),
+        ({"rule": "fit"}, "'fit' and base None"),
+        ({"base": (9, 9)}, "'original' has no base"),
+        ({"scales": ()}, "at least one"),
+        ({"stride": (4, 4)}, "without a window"),
+        ({"window": (8, 8), "stride": (9, 9)}, "stride 9x9 is larger than the window 8x8"),
+    ],
+)
+def test_a_protocol_that_means_nothing_is_named(facts, words):
+    with pytest.raises(ValueError, match=words):
+        Protocol(**facts)
 
 
 @pytest.mark.parametrize(
@@ -213,3 +414,76 @@ def test_evaluate_sums_over_the_data_set(monkeypatch):
     model, data = SETR(small_config()), Shapes("val", size=(40, 56))
     wanted = sum(confusion_matrix(setr_lib.predict(model, i), t, 8) for i, t in data)
     assert torch.equal(setr_lib.evaluate(model, data, progress=False), wanted)
+
+
+def test_the_model_is_left_as_it_was():
+    """Also parts of it that were frozen, and also after an error."""
+    model = SETR(small_config())
+    model.encoder.eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == before and model.training
+
+
+class WithDamage(Shapes):
+    """Number 2 cannot be read, number 5 holds a label that is no class."""
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise ValueError("street2.png cannot be read")
+        image, label = super().__getitem__(index)
+        label[0, 0] = 200 if index == 5 else 0
+        return image, label
+
+
+def test_bad_files_are_named_and_the_others_counted(monkeypatch, capsys):
+    monkeypatch.setattr(Shapes, "lengths", {"train": 1, "val": 7, "test": 1})
+    model, data = SETR(small_config()), WithDamage("val", size=(32, 32))
+    seen = []
+    with pytest.raises(setr_lib.IncompleteEvaluation, match="2 of 7 pairs.*street2.png") as raised:
+        setr_lib.evaluate(model, data, each=lambda number, label: seen.append(number))
+    assert "left out: street2.png cannot be read" in capsys.readouterr().err
+    assert "holds [200]; 8 classes" in raised.value.left_out["shapes number 5"]
+    good = [data[n] for n in (0, 1, 3, 4, 6)]
+    wanted = sum(confusion_matrix(setr_lib.predict(model, i), t, 8) for i, t in good)
+    assert torch.equal(raised.value.counts, wanted) and seen == [0, 1, 3, 4, 6]
+
+
+def _one_process(rank, port, folder):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    where = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", where, world_size=2, rank=rank)
+    Shapes.lengths = {"train": 1, "val": 7, "test": 1}
+    model = SETR(small_config())
+    for kind in (Shapes, WithDamage):
+        data, seen = kind("val", size=(32, 32)), []
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        try:
+            counts = setr_lib.evaluate(
+                parallel, data, progress=False, each=lambda n, _, seen=seen: seen.append(n)
+            )
+        except setr_lib.IncompleteEvaluation as error:
+            counts, _ = error.counts, seen.append(sorted(error.left_out))
+        torch.save((counts, seen), folder / f"{kind.__name__}{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_count_every_image_once(monkeypatch, tmp_path):
+    """7 images on 2 processes: the counts of one, in both; a bad file is known to both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(_one_process, (port, tmp_path), 2, start_method="fork")
+    monkeypatch.setattr(Shapes, "lengths", {"train": 1, "val": 7, "test": 1})
+    torch.manual_seed(0)
+    wanted = setr_lib.evaluate(SETR(small_config()), Shapes("val", size=(32, 32)), progress=False)
+    found = [torch.load(tmp_path / f"Shapes{rank}.pt") for rank in (0, 1)]
+    assert torch.equal(found[0][0], wanted) and torch.equal(found[1][0], wanted)
+    assert [seen for _, seen in found] == [[0, 2, 4, 6], [1, 3, 5]]
+    damaged = [torch.load(tmp_path / f"WithDamage{rank}.pt") for rank in (0, 1)]
+    bad = ["shapes number 2", "shapes number 5"]
+    assert torch.equal(damaged[0][0], damaged[1][0])
+    assert [seen for _, seen in damaged] == [[0, 4, 6, bad], [1, 3, bad]]

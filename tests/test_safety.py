@@ -134,8 +134,8 @@ def test_chance_in_the_network_survives_a_stop(tmp_path, small_recipe, monkeypat
 
     def with_dropout(config):
         model = make(config)
-        model.head.register_forward_hook(
-            lambda head, _, scores: F.dropout(scores, 0.5, head.training)
+        model.head.classifier.register_forward_hook(
+            lambda classifier, _, scores: F.dropout(scores, 0.5, classifier.training)
         )
         return model
 

@@ -1,8 +1,10 @@
 """How fast we are beside others who do the same: a table of ratios, below 1 we are faster.
 
-    python -m tools.bench [SUBJECT ...] [--rounds 9] [--out FOLDER]
+    python -m tools.bench [SUBJECT ...] [--only WORDS] [--rounds 9] [--out FOLDER]
 
-A subject is a module of this folder with `PEER`, the package that it needs, and `rows(rounds)`.
+A subject is a module of this folder with `PEER`, the package that it needs, and
+`rows(rounds, only)`, which leaves out the cases without these words and may name another peer.
+A record that is there is added to, if it is of the same commit.
 """
 
 import argparse
@@ -13,10 +15,10 @@ from typing import Any
 
 import torch
 
-from setr_lib.files import write_json
+from setr_lib.files import read_json, write_json
 from setr_lib.records import surroundings
 
-SUBJECTS = ("encoder",)
+SUBJECTS = ("encoder", "loss", "metric", "step", "windows")
 
 
 def main() -> None:
@@ -24,12 +26,13 @@ def main() -> None:
     parser.add_argument(
         "subjects", nargs="*", help=f"of {', '.join(SUBJECTS)}; all if none is given"
     )
+    parser.add_argument("--only", default="", help="words of the cases to run, 'tiny' for example")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", help="write a record to this folder")
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
     peers: dict[str, str] = {}
-    print(f"{'subject':9}{'case':44}{'ours / theirs':>14}  (quartiles)  peer")
+    print(f"{'subject':9}{'case':44}{'ours / theirs':>14}  (quartiles)         memory  peer")
     for subject in options.subjects or SUBJECTS:
         try:
             module = importlib.import_module(f".{subject}", __package__)
@@ -37,16 +40,31 @@ def main() -> None:
         except (ModuleNotFoundError, PackageNotFoundError) as missing:
             print(f"{subject:9}left out: {missing} (pip install -r requirements-bench.txt)")
             continue
-        for row in module.rows(options.rounds):
-            found.append({"subject": subject, "peer": module.PEER, **row})
+        for row in module.rows(options.rounds, options.only):
+            row = {"subject": subject, "peer": module.PEER, **row}
+            peers[row["peer"]] = version(row["peer"])
+            found.append(row)
             low, high = row["quartiles"]
+            memory = row.get("memory")
+            share = f"{memory['ours'] / memory['theirs']:13.3f}" if memory else " " * 13
             print(
                 f"{subject:9}{row['case']:44}{row['ratio']:14.3f}  ({low:.3f} to {high:.3f})"
-                f"  {module.PEER} {peers[module.PEER]}"
+                f"{share}  {row['peer']} {peers[row['peer']]}"
             )
     if options.out:
-        facts = {"bench": found, "peers": peers, **surroundings(torch.device("cpu"))}
-        write_json(Path(options.out) / "record.json", facts)
+        add_to_record(Path(options.out) / "record.json", found, peers)
+
+
+def add_to_record(path: Path, found: list[dict[str, Any]], peers: dict[str, str]) -> None:
+    """Write the rows; those of an earlier run of the same commit stay, where not run again."""
+    facts = surroundings(torch.device("cpu"))
+    old = read_json(path) if path.exists() else {}
+    if old.get("commit") == facts["commit"]:
+        new = {(row["subject"], row["case"], row["peer"]) for row in found}
+        kept = [r for r in old["bench"] if (r["subject"], r["case"], r["peer"]) not in new]
+        found = kept + found
+        peers = old["peers"] | peers
+    write_json(path, {"bench": found, "peers": peers, **facts})
 
 
 if __name__ == "__main__":

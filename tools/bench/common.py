@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from setr_lib.costs import PeakMemory
+
 
 def compare(
     ours: Callable[[], object], theirs: Callable[[], object], rounds: int
@@ -32,3 +34,15 @@ def compare(
         "rounds": rounds,
         "seconds": {"ours": statistics.median(mine), "theirs": statistics.median(other)},
     }
+
+
+def added_memory(call: Callable[[], object]) -> int:
+    """The most bytes of tensors that a call holds at one time beyond what was there before.
+
+    The second call is counted: an optimiser makes its state in the first. What a kernel takes and
+    gives back inside one operation is not seen, on neither side.
+    """
+    call()
+    with PeakMemory() as memory:
+        call()
+    return memory.peak

@@ -14,10 +14,12 @@ from .common import compare
 PEER = "timm"
 
 
-def rows(rounds: int) -> Iterator[dict[str, Any]]:
+def rows(rounds: int, only: str) -> Iterator[dict[str, Any]]:
     """One row per size of network, size of image and pass."""
     for size in ("tiny", "small", "base"):
         for pixels in (224, 512):
+            if only not in f"{size}, {pixels} px":
+                continue
             ours, theirs = _encoders(size, pixels)
             images = torch.randn(1, 3, pixels, pixels)
 

@@ -1,0 +1,128 @@
+"""What a label map is worth: the confusion matrix, and what is read off it."""
+
+# K classes
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .losses import IGNORE
+
+Pixels = np.ndarray | Tensor
+
+
+def confusion_matrix(
+    prediction: Pixels, label: Pixels, num_classes: int, ignore_index: int = IGNORE
+) -> Tensor:
+    """How often each true class was given each predicted class.
+
+    Args:
+        prediction, label: class numbers of the same shape, any number of dimensions; fastest in
+            uint8.
+        num_classes: K.
+        ignore_index: pixels with this label do not count, whatever was predicted there.
+
+    Returns:
+        `(K,K)` int64: rows truth, columns prediction. Matrices of several images add up.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is no class; the message names it.
+    """
+    prediction, label = torch.as_tensor(prediction), torch.as_tensor(label)
+    if prediction.shape != label.shape:
+        raise ValueError(
+            f"prediction has the shape {tuple(prediction.shape)}, label {tuple(label.shape)}; "
+            "they must be equal"
+        )
+    truth, guess = label.flatten(), prediction.flatten()
+    if not (_is_bytes(truth) and _is_bytes(guess)):  # slower: what is ignored is left out first
+        counted = truth != ignore_index
+        truth, guess = truth[counted].long(), guess[counted].long()
+        _check(truth.unique(), "label", num_classes, ignore_index)
+        _check(guess.unique(), "prediction", num_classes, ignore_index)
+        side = num_classes
+    else:
+        truth, guess, side = truth.byte(), guess.byte(), 256
+    pairs = truth.to(torch.int32 if side == 256 else torch.int64).mul_(side).add_(guess)
+    table = torch.bincount(pairs, minlength=side**2).view(side, side)
+    if side == 256:  # every byte has its row: one for the ignored pixels, and those of no class
+        if 0 <= ignore_index < 256:
+            table[ignore_index] = 0
+        _check(table.sum(1).nonzero()[:, 0], "label", num_classes, ignore_index)
+        _check(table.sum(0).nonzero()[:, 0], "prediction", num_classes, ignore_index)
+        table = table[:num_classes, :num_classes].clone()
+    return table
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a confusion matrix says; fractions between 0 and 1.
+
+    Attributes:
+        miou: mean of `iou` over the classes that occur.
+        iou: `(K,)` float64, intersection over union per class; NaN for a class that is neither in
+            the labels nor in the predictions.
+        accuracy: share of the counted pixels that are right.
+        mean_accuracy: mean over the classes in the labels of the share of each that was found.
+    """
+
+    miou: float
+    iou: Tensor
+    accuracy: float
+    mean_accuracy: float
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """As plain values for JSON, IoU by class name; NaN, which JSON lacks, becomes None."""
+        means = {name: getattr(self, name) for name in ("miou", "accuracy", "mean_accuracy")}
+        iou = {name: _plain(value) for name, value in zip(classes, self.iou.tolist())}
+        return {**{name: _plain(value) for name, value in means.items()}, "iou": iou}
+
+
+def scores(counts: Pixels) -> Scores:
+    """Read IoU and accuracy off a `(K,K)` confusion matrix (rows truth, columns prediction).
+
+    IoU of a class = hits / (truth + predicted - hits), over the whole data set. A class that never
+    occurs is NaN and left out of the mean.
+
+    Raises:
+        ValueError: if the matrix is not square.
+    """
+    counts = torch.as_tensor(counts).double()
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(
+            f"counts have the shape {tuple(counts.shape)}; expected (classes, classes)"
+        )
+    hits, truth, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
+    iou = hits / (truth + guessed - hits)  # 0 / 0 is NaN: the class never occurs
+    recall = hits / truth
+    return Scores(
+        miou=iou.nanmean().item(),
+        iou=iou,
+        accuracy=(hits.sum() / truth.sum()).item(),
+        mean_accuracy=recall.nanmean().item(),
+    )
+
+
+def _is_bytes(values: Tensor) -> bool:
+    if values.dtype == torch.uint8 or not len(values):
+        return True
+    low, high = torch.aminmax(values)
+    return low.item() >= 0 and high.item() <= 255
+
+
+def _check(values: Tensor, what: str, classes: int, ignore_index: int) -> None:
+    wrong = values[(values < 0) | (values >= classes)].tolist()
+    if wrong:
+        raise ValueError(
+            f"the {what} holds {wrong}; {classes} classes are 0 to {classes - 1}, and "
+            f"{ignore_index} in a label is ignored"
+        )
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
