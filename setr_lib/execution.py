@@ -84,6 +84,11 @@ class Team:
         )
         self.size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        if self.device.type != execution.device:
+            raise ValueError(
+                f"device is {execution.device!r}, torch offers {self.device.type!r} here; choose "
+                "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
+            )
         # Small numbers go from host to host, so that no GPU is waited for.
         self.hosts: Any = dist.new_group(backend="gloo") if self.size > 1 else None
 

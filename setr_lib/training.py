@@ -239,7 +239,7 @@ class Run:
         layout = torch.channels_last if self.execution.channels_last else torch.preserve_format
         losses = []
         for number, ((images, labels), weight) in enumerate(zip(batch, self.weights(batch)), 1):
-            images = images.to(self.device, non_blocking=True, memory_format=layout)
+            images = images.to(self.device, non_blocking=True).to(memory_format=layout)
             labels = labels.to(self.device, non_blocking=True)
             last = number == len(batch)  # the processes add up their gradients once per step
             with nullcontext() if last else self.team.accelerator.no_sync(self.learner):

@@ -216,6 +216,8 @@ def test_switches_that_cannot_be_are_explained(recipe):
         Execution("half")
     with pytest.raises(ValueError, match=r"'fp16' on a CPU.*choose 'bf16'"):
         Execution("fp16", "cpu")
+    with pytest.raises(ValueError, match="device is 'cuda:9', torch offers"):
+        Run(recipe, None, "data", Execution(device="cuda:9"), False)
     fcn = dataclasses.replace(recipe, config=FCNConfig(50, 8))
     with pytest.raises(ValueError, match="FCN has no transformer blocks"):
         Run(fcn, None, "data", Execution(device="cpu", activation_checkpointing=True), False)
