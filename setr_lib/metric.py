@@ -49,8 +49,7 @@ def confusion_matrix(
         return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
     # One row and column for each of the 256 bytes: the ignored pixels have a row of their own, and
     # so has every value that is no class. Nothing is selected and nothing is looked at twice.
-    pairs = guess.int().add_(truth.byte(), alpha=256)
-    table = torch.bincount(pairs, minlength=256 * 256).view(256, 256)
+    table = torch.bincount(_pairs(truth, guess), minlength=256 * 256).view(256, 256)
     if 0 <= ignore_index < 256:
         table[ignore_index] = 0
     _check(table.sum(1).nonzero()[:, 0], "label", num_classes, ignore_index)
@@ -109,16 +108,26 @@ def scores(counts: Pixels) -> Scores:
     )
 
 
+def _pairs(truth: Tensor, guess: Tensor) -> Tensor:
+    """256 * truth + guess, int32."""
+    if truth.device.type != "cpu":
+        return guess.int().add_(truth.int(), alpha=256)
+    # numpy: torch would wake all its threads, which then wait in vain while one of them counts
+    pairs = np.left_shift(truth.numpy(), 8, dtype=np.int32, casting="unsafe")
+    np.bitwise_or(pairs, guess.numpy(), out=pairs, dtype=np.int32, casting="unsafe")
+    return torch.from_numpy(pairs)
+
+
 def _are_bytes(values: Tensor) -> bool:
     """Whether all are whole numbers from 0 to 255."""
-    if values.dtype in (torch.uint8, torch.bool) or not len(values):
+    if values.dtype == torch.uint8:
         return True
-    if values.is_floating_point():
+    if values.is_floating_point() or not len(values):
         return False
     if values.device.type == "cpu":  # all bits together: half the time of smallest and largest
         return 0 <= int(np.bitwise_or.reduce(values.numpy())) <= 255
     low, high = torch.aminmax(values)
-    return 0 <= int(low) and int(high) <= 255
+    return int(low) >= 0 and int(high) <= 255
 
 
 def _check(values: Tensor, what: str, classes: int, ignore_index: int) -> None:
