@@ -215,6 +215,14 @@ def test_a_large_network_is_asked_for_one_row_without_its_maps():
     assert all(value.shape[-2:] != (tokens, tokens) for value in kept)
 
 
+def test_queries_and_keys_are_kept_for_one_image_only():
+    widget = explorer(image=[picture(), picture(32, 32)], label=[None, None])
+    for number in (0, 1):
+        widget.answer({"ask": "rows", "image": number, "pixel": [0, 0], "direction": "from"})
+        kept = ["pairs" in vars(views[0]) for views in widget._views]
+        assert kept == [number == 0, number == 1]
+
+
 def test_the_causal_check_of_the_kernel_is_hide_with_four_random_draws():
     model = sharp_model()
     widget = explorer(model)
@@ -389,6 +397,21 @@ def test_a_shapes_scene_keeps_its_own_classes_for_another_network():
 def test_what_does_not_fit_is_named(facts, words):
     with pytest.raises(ValueError, match=words):
         explorer(**facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixel": [0, 64]}, "outside the image"),
+        ({"image": 1}, "no image 1"),
+        ({"block": 9}, "blocks 0 to 3"),
+        ({"direction": "in"}, "unknown direction"),
+    ],
+)
+def test_a_view_that_cannot_be_shown_is_refused(change, words):
+    widget = explorer()
+    with pytest.raises(ValueError, match=words):
+        widget.view = {**widget.view, **change}
 
 
 def test_a_label_is_brought_to_the_size_that_the_network_reads():

@@ -383,6 +383,24 @@ def test_the_difference_view_subtracts_the_second_network_from_the_first(open_pa
     assert percent(text) == pytest.approx(abs(expected).max(), rel=0.06)
 
 
+def test_cells_of_several_patches_show_pooled_attention_and_say_so(open_page, tmp_path):
+    """Means over the asking patches of sums over the others; the grid of 3x4 becomes 2x2."""
+    model, image = view().model, view().scene.images
+    pooled = AttentionExplorer(model, picture(45, 60), pixel=(20, 40), pool=2, cause_pixels=0)
+    pooled.save_html(tmp_path / "pooled.html")
+    page = open_page(tmp_path / "pooled.html")
+    members = [[0], [1, 2, 5, 6], [3, 4, 7, 8], [9, 10], [11, 12]]
+    whole = attention_maps(model, image)[2][0, 1].numpy()
+    expected = np.array([whole[np.ix_(members[2], keys)].sum(1).mean() for keys in members])
+    found = numbers(page, "rows")[2, 1]
+    assert (abs(found - expected) <= ACCURACY * expected.max()).all()
+    assert "Each cell stands for 2×2 patches" in page.locator("[data-at=words]").inner_text()
+    page.click("[role=tab][data-value=heads]")
+    even = page.locator("[data-at=headRows] tr.even td").first.inner_text()
+    shares = np.array([1, 4, 4, 2, 2]) / 13  # uniform over the tokens, not over the cells
+    assert float(even) == pytest.approx(-(shares * np.log(shares)).sum(), abs=0.006)
+
+
 def test_another_image_brings_its_own_grid_and_keeps_the_pixel_inside(open_page, page_file):
     page = open_page(page_file)
     click_pixel(page, 40, 55)

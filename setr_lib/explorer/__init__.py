@@ -100,7 +100,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         same = label_classes is None or list(label_classes) == list(classes or ())
         kinds = len(label_classes) if label_classes else count
         self._scenes = [
-            _scene(model, f"image {n}", one, some, kinds, same, base)
+            _scene(model, _name(one, n), one, some, kinds, same, base)
             for n, (one, some) in enumerate(zip(images, labels))
         ]
         if len(names) < len(models):
@@ -138,6 +138,18 @@ class AttentionExplorer(anywidget.AnyWidget):
         self._pool_wanted = pool
         super().__init__(data=self._pack(stored=False), view=view)
         self.on_msg(self._receive)
+
+    @traitlets.validate("view")
+    def _check_view(self, proposal: Any) -> dict[str, Any]:
+        """What is shown can be set from Python too: `explorer.view = {**explorer.view, ...}`."""
+        view = proposal["value"]
+        if not 0 <= view["image"] < len(self._scenes) or not 0 <= view["model"] < len(self._names):
+            raise ValueError(f"there is no image {view['image']} with network {view['model']}")
+        _inside(view["pixel"], self._scenes[view["image"]].size)
+        _first_map(self._views[view["image"]][view["model"]].shape, view["block"], view["head"])
+        if view["direction"] not in DIRECTIONS:
+            raise ValueError(unknown("direction", view["direction"], DIRECTIONS))
+        return view
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Write the explorer as one file that needs no kernel and no network, whole or not at all.
@@ -190,7 +202,7 @@ class AttentionExplorer(anywidget.AnyWidget):
                 for view in views:
                     layers, heads, _ = view.shape
                     cells = patch_grid(view.grid, pool)
-                    width = view.pairs[0][0].shape[-1]
+                    width = view.model.config.width // heads
                     numbers += 2 * layers * heads * width * (cells[0] * cells[1] + view.prefix)
             if numbers <= PAGE_NUMBERS or max(self._views[0][0].grid) <= pool:
                 return pool
@@ -220,6 +232,7 @@ class AttentionExplorer(anywidget.AnyWidget):
                     facts["causes"] = view.causes(parcel)
                 about["models"].append(facts)
             images.append(about)
+            self._forget_all_but(0)
         header = {
             "names": self._names,
             "classes": self._classes,
@@ -254,7 +267,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             return
         try:
             answer, arrays = self.answer(content)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # a full GPU is an answer too
             answer, arrays = {"error": str(error)}, []
         self.send({**answer, "id": content.get("id")}, [array.tobytes() for array in arrays])
 
@@ -271,6 +284,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         if not 0 <= number < len(self._views) or not 0 <= model < len(self._names):
             raise ValueError(f"there is no image {number} with network {model}")
         view = self._views[number][model]
+        self._forget_all_but(number)
         if ask in ("rows", "rollout"):
             direction = question.get("direction", "from")
             if direction not in DIRECTIONS:
@@ -289,6 +303,13 @@ class AttentionExplorer(anywidget.AnyWidget):
             page = document(self._fragment(), f"Attention of {' and '.join(self._names)}")
             return {}, [np.frombuffer(page.encode(), np.uint8)]
         raise ValueError(unknown("question", ask, ["rows", "rollout", "means", "cause", "html"]))
+
+    def _forget_all_but(self, number: int) -> None:
+        """Queries and keys are kept for one image only."""
+        for other, views in enumerate(self._views):
+            for view in views:
+                if other != number:
+                    view.forget()
 
     @staticmethod
     def _patch(view: View, pixel: Sequence[int]) -> int:
@@ -332,6 +353,11 @@ def _scene(
     check_labels(label, kinds, f"the label of {name}")
     size = (images.shape[-2], images.shape[-1])
     return Scene(name, images, resize_label(label.astype(np.uint8), size), same)
+
+
+def _name(image: Any, number: int) -> str:
+    """The file's own name, without its folder."""
+    return os.path.basename(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
 def _class_table(

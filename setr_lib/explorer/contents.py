@@ -82,13 +82,18 @@ class View:
         self.patch = model.encoder.patch_size
         self.grid = patch_grid(scene.size, self.patch)
         self.prefix = prefix_tokens(model)
+        self._packed: dict[int, PackedAttention] = {}
 
     @cached_property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Queries and keys of every layer: their size grows with T, that of maps with T * T."""
         return queries_keys(self.model, self.scene.images)
 
-    @property
+    def forget(self) -> None:
+        """Let go of queries and keys, 0.2 GB of an L encoder at 512 pixels; they come back."""
+        self.__dict__.pop("pairs", None)
+
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """L, H, T."""
         return len(self.pairs), self.pairs[0][0].shape[1], self.pairs[0][0].shape[2]
@@ -155,6 +160,13 @@ class View:
             "patches": torch.stack([found.patches[c] for c in CHOICES], 1),  # (P,3,k)
         }
 
+    @cached_property
+    def checks(self) -> list[dict[str, Any]]:
+        """The causal check of the page's pixels, for 5, 10 and 20 % of the patches."""
+        count = self.grid[0] * self.grid[1]
+        ks = sorted({max(1, round(share * count)) for share in HIDDEN_SHARES})
+        return [self.cause(self.cause_pixels, k) for k in ks if k < count and self.cause_pixels]
+
     def forward(self, parcel: Parcel) -> dict[str, Any]:
         """The way from the tokens to the class: everything but the attention."""
         layers, heads, _ = self.shape
@@ -187,6 +199,11 @@ class View:
         }
 
     def packed(self, pool: int) -> PackedAttention:
+        if pool not in self._packed:
+            self._packed[pool] = self._pack(pool)
+        return self._packed[pool]
+
+    def _pack(self, pool: int) -> PackedAttention:
         pairs = [(q.cpu(), k.cpu()) for q, k in self.pairs]
         if pool > 1:
             pairs = pooled_pairs(pairs, self.grid, self.prefix, pool)
@@ -194,18 +211,12 @@ class View:
 
     def causes(self, parcel: Parcel) -> dict[str, Any] | None:
         """The causal check for the pixels of a page, for several numbers of hidden patches."""
-        count = self.grid[0] * self.grid[1]
-        ks = sorted({max(1, round(share * count)) for share in HIDDEN_SHARES})
-        ks = [k for k in ks if k < count]
-        if not ks or not self.cause_pixels:
+        if not self.checks:
             return None
-        found = [self.cause(self.cause_pixels, k) for k in ks]
-        patches = found[-1].pop("patches").numpy()  # the fewer ones are the first of these
-        for one in found[:-1]:
-            one.pop("patches")
+        patches = self.checks[-1]["patches"].numpy()  # the fewer ones are the first of these
         return {
             "pixels": [list(pixel) for pixel in self.cause_pixels],
-            "checks": found,
+            "checks": [{k: v for k, v in one.items() if k != "patches"} for one in self.checks],
             "patches": parcel.add(patches, "u2"),
         }
 

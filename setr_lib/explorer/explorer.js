@@ -53,7 +53,7 @@ for (const box of document.querySelectorAll(".setr-explorer[data-payload]:not([d
     box.outerHTML.replace(/ data-(started|open)=""/g, "").replace(/<script[^]*<\/script>/, "") +
     starter;
   box.dataset.open = "";
-  const bytes = Uint8Array.from(atob(box.dataset.payload), (letter) => letter.charCodeAt(0));
+  const bytes = fromBase64(box.dataset.payload);
   start(box, bytes, { page }).catch((error) => {
     console.error("attention explorer:", error); // the still picture stays
   });
@@ -77,6 +77,10 @@ async function start(box, bytes, options) {
 }
 
 // ---------------------------------------------------------------------------------------- data
+
+function fromBase64(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
 
 async function openParcel(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
@@ -119,6 +123,7 @@ class Stored {
     });
     this.grid = image.grid.map((side) => Math.ceil(side / pool));
     this.tokens = this.prefix + this.grid[0] * this.grid[1];
+    this.even = evenOver(image.grid, this.prefix, pool);
     this.means = async () => facts.means;
     this.vectors = unpackVectors(
       parcel,
@@ -304,7 +309,7 @@ class Live {
     });
     Object.assign(this, { pool: 1, error: 0, grid: image.grid, patch: image.patch });
     this.tokens = this.prefix + this.grid[0] * this.grid[1];
-    this.size = image.size;
+    this.even = evenOver(image.grid, this.prefix, 1);
   }
 
   async numbers(ask, cell, direction) {
@@ -353,6 +358,20 @@ function kernel(model) {
       open.set(id, { accept, refuse });
       model.send({ ...question, id });
     });
+}
+
+/** (T): attention that is the same for every token, as the cells share it. */
+function evenOver([rows, cols], prefix, pool) {
+  const wide = Math.ceil(cols / pool);
+  const shares = new Float32Array(prefix + Math.ceil(rows / pool) * wide);
+  const one = 1 / (prefix + rows * cols);
+  shares.fill(one, 0, prefix);
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < cols; x++) {
+      shares[prefix + Math.floor(y / pool) * wide + Math.floor(x / pool)] += one;
+    }
+  }
+  return shares;
 }
 
 function unit(length, at) {
@@ -616,8 +635,7 @@ class Explorer {
 
   /** What attention spread evenly over all tokens would have. */
   uniform(source, cell) {
-    const even = new Float32Array(source.tokens).fill(1 / source.tokens);
-    return this.measure(source, cell, even, "from");
+    return this.measure(source, cell, source.even, "from");
   }
 
   /** All numbers behind the present picture: what the npz holds. */
@@ -982,7 +1000,10 @@ class Explorer {
             ["rgba(0,0,0,.75)", 4, 1],
             ["#fff", 2, 1],
           ]
-        : [["#fff", 1.2, 0.5]],
+        : [
+            ["rgba(0,0,0,.6)", 2.4, 0.5],
+            ["#fff", 1.2, 0.5],
+          ],
     );
     if (dot) {
       const [y, x] = [(this.shown[0] + 0.5) * (height / size[0]), (this.shown[1] + 0.5) * scale];
@@ -1030,8 +1051,7 @@ class Explorer {
     tile.dataset.high = range;
     if (!difference) {
       const { source } = this.now[model];
-      const even =
-        state.head === "rollout" ? 1 / (source.tokens - source.prefix) : 1 / source.tokens;
+      const even = this.evenAt(source, state.head);
       const share = this.squash(even / range);
       if (share <= 1) {
         part("mark").hidden = false;
@@ -1051,6 +1071,12 @@ class Explorer {
         "aria-label",
         `${part("name").textContent}: ${text}. Arrow keys move the asking patch.`,
       );
+  }
+
+  /** Uniform attention on one cell; in the rollout the prefix tokens have been taken out. */
+  evenAt({ even, prefix }, head, cell = 0) {
+    const whole = head === "rollout" ? 1 - sum(even.subarray(0, prefix)) : 1;
+    return even[prefix + cell] / whole;
   }
 
   range(map, head) {
@@ -1111,7 +1137,7 @@ class Explorer {
     const place = (n) => `row ${Math.floor(n / source.grid[1])}, column ${n % source.grid[1]}`;
     const pooled =
       source.pool > 1
-        ? ` Each cell stands for ${source.pool}×${source.pool} patches; rows and columns of cells are named.`
+        ? ` Each cell stands for ${source.pool}×${source.pool} patches; rows and columns of cells are named, and the rollout multiplies the maps of cells.`
         : "";
     if (model === "difference") {
       const best = largestAt(map.map(Math.abs));
@@ -1124,7 +1150,7 @@ class Explorer {
       const verb = state.direction === "from" ? "is made most of" : "goes most into";
       return `Rollout of blocks 0 to ${state.block}${image.models.length > 1 ? `, ${this.modelName(model)}` : ""}: ${patch} ${verb} ${place(best)} (${percent(map[best])}).${pooled}`;
     }
-    const even = 1 / source.tokens;
+    const even = this.evenAt(source, state.head, best);
     const found = this.measure(
       source,
       cell,
@@ -1178,7 +1204,6 @@ class Explorer {
     const width = Math.min(wide, 110);
     const height = Math.max(14, (width * this.image.size[0]) / this.image.size[1]);
     const [stepX, stepY] = [width + gap, height + gap];
-    const extra = 8; // between the summaries and the heads
     at.grid.style.width = `${left + layers * stepX}px`;
     const context = surface(at.grid, [top + names.length * stepY, left + layers * stepX]);
     const style = getComputedStyle(this.at.card);
@@ -1228,7 +1253,7 @@ class Explorer {
         }
       }
     }
-    this.gridPlace = { left, top, stepX, stepY, layers, heads, extra };
+    this.gridPlace = { left, top, stepX, stepY, layers, heads };
     at.grid.setAttribute(
       "aria-label",
       `${layers} blocks by ${heads} heads, mean, maximum and rollout: choose with the controls above, digits and brackets; the numbers are in the panel “${PANELS.heads}”.`,
@@ -1720,10 +1745,9 @@ class Explorer {
 
   // ----------------------------------------------------------------------------------- keeping
 
-  async savePng(panel, name) {
-    const canvas = snapshot(panel, this.at.card);
-    const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
-    keep(blob, `${name ?? "attention"}.png`);
+  savePng(panel, name) {
+    const url = snapshot(panel, this.at.card).toDataURL("image/png"); // toBlob waits for leisure
+    keep(new Blob([fromBase64(url.split(",")[1])], { type: "image/png" }), `${name}.png`);
   }
 
   saveNumbers() {

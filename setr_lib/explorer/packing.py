@@ -113,17 +113,17 @@ def pooled_pairs(
     """Pairs whose attention is that of cells of `pool` x `pool` patches.
 
     A cell's row is the mean over its patches as queries, its column the sum over its patches as
-    keys, so that rows still sum to 1. The prefix tokens stay as they are.
+    keys, so that rows still sum to 1. The prefix tokens stay as they are. (Sums over queries are
+    enough here: the softmax that follows divides them.)
     """
     cells = cell_numbers(grid, prefix, pool)
     count = int(cells.max()) + 1
     belongs = torch.nn.functional.one_hot(cells, count).double()  # (T,cells)
-    share = (belongs / belongs.sum(0)).T
     pooled = []
     for q, k in pairs:
         logs = torch.stack(
             [
-                (share @ _softmax(one_q.double() @ one_k.double().T) @ belongs).log()
+                (belongs.T @ _softmax(one_q.double() @ one_k.double().T) @ belongs).log()
                 for one_q, one_k in zip(q[0], k[0])
             ]
         )
