@@ -100,6 +100,7 @@ def test_every_parameter_is_in_one_group(decoder):
     names = {id(p): name for name, p in model.named_parameters()}
     seen = {}
     for group in make_optimiser(model, recipe).param_groups:
+        assert group["lr"] == group["base"]  # a step without the loop has the rates too
         for p in group["params"]:
             assert names[id(p)] not in seen
             seen[names[id(p)]] = (group["base"], group["weight_decay"])

@@ -35,7 +35,7 @@ WAYS = {
             f"windows, stride {rows}x{cols}": dataclasses.replace(
                 FULL, window=WINDOW, stride=(rows, cols)
             )
-            for rows, cols in ((180, 240), (120, 160), (90, 120), (60, 80), (45, 60))
+            for rows, cols in ((180, 240), (120, 160), (60, 80))
         },
     },
     "views": {
