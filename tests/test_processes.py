@@ -44,8 +44,11 @@ def gradients(recipe, images, labels, execution=CPU):
 
 
 def assert_close(one, two):
+    """Within a millionth of the largest gradient, and of the loss; seen: 0.35 of that."""
+    largest = max(gradient.abs().max().item() for name, gradient in one.items() if name != "loss")
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6, msg=name)
+        scale = one[name].item() if name == "loss" else largest
+        assert (two[name] - one[name]).abs().max().item() <= 1e-6 * scale, name
 
 
 def launch(function, *arguments):
