@@ -319,6 +319,7 @@ def test_principal_colours_follow_the_first_component():
     ramp = torch.linspace(0, 1, 20).view(1, 4, 5)
     colours = principal_colours(torch.cat([ramp, 2 * ramp, 0 * ramp]))
     red = colours[..., 0].astype(int).flatten()
+    assert colours.shape == (4, 5, 3)
     assert (np.diff(red) >= 0).all() and red[-1] == 255
 
 
@@ -437,5 +438,6 @@ def _base64(text: str) -> bytes:
     return packing.base64.b64decode(text)
 
 
-def _full_disk(*_):
+def _full_disk(path, text):
+    path.write_bytes(text.encode()[:100])
     raise OSError("no space left on device")

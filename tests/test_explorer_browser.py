@@ -94,7 +94,7 @@ def open_page(chromium):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
@@ -117,7 +117,7 @@ STATE = "document.querySelector('.setr-explorer-host')?.parentElement.explorer"
 
 def settle(page) -> None:
     """Until all numbers of the chosen patch are there."""
-    for _ in range(200):
+    for _ in range(1200):
         if page.evaluate(f"{STATE}?.at.card.ariaBusy === 'false'"):
             return
         page.wait_for_timeout(25)
