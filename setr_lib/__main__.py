@@ -26,9 +26,9 @@ from .model import create_model, list_models, make_network
 from .plots import show_curves, spread_palette
 from .prediction import predict, to_pixels
 from .priors import prior_scores
-from .protocol import PROTOCOLS, Protocol, find_protocol, make_protocol
+from .protocol import PROTOCOLS, Protocol, find_protocol
 from .rates import describe_groups, parameter_groups
-from .recipes import get_recipe, list_recipes, recipe_table
+from .recipes import Recipe, get_recipe, list_recipes, recipe_table
 from .records import ROOT, load_log, load_record, surroundings
 from .training import train
 from .weights import (
@@ -256,7 +256,8 @@ def _train(options: argparse.Namespace) -> None:
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes speaks
-    print(f"{100 * record['last']['miou']:.1f} mIoU after {record['step']} steps and "
+    miou = f"{100 * record['last']['miou']:.1f} mIoU" if record["last"] else "no score yet,"
+    print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
 
 
@@ -373,10 +374,7 @@ def _protocol(options: argparse.Namespace, about: dict[str, Any], dataset: str |
     elif dataset and dataset in PROTOCOLS:
         found = PROTOCOLS[dataset]
     else:
-        base = recipe.get("evaluate_scale") or recipe.get("scale")
-        found = make_protocol(
-            None, (1.0,), False, base and tuple(base), recipe.get("window"), recipe.get("stride")
-        )
+        found = Recipe.from_dict(recipe).protocol if recipe else Protocol()
     return found.many() if options.ms else found
 
 

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .geometry import Size, as_size, patch_grid
-from .losses import segmentation_loss
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Costs:
         tokens: rows and columns of the patch grid; (0, 0) for a convolutional network.
         gflops: of one forward pass, in 1e9 operations; a multiplication and an addition are two.
         inference_gib: largest sum of live activations of a forward pass, in 2**30 bytes, float32.
-        training_gib: the same for forward and backward pass with all heads.
+        training_gib: the same for forward and backward pass with all heads and the plain loss.
     """
 
     parameters: dict[str, int]
@@ -59,12 +58,7 @@ def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
             model(images)
         model.train()
         with PeakMemory() as training:
-            heads = model.head_logits(images)
-            losses = (
-                segmentation_loss(model.to_image(scores, size), labels, check=False)
-                for scores in (heads["main"], *heads["aux"])
-            )
-            sum(losses).backward()  # type: ignore[union-attr]
+            model.loss(images, labels, way="plain", check=False).backward()
     return Costs(
         parameters=parameters_by_part(model),
         tokens=patch_grid(size, model.encoder.patch_size) if hasattr(model, "neck") else (0, 0),

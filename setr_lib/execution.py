@@ -3,7 +3,9 @@
 Processes, mixed precision and the loss scale of 16-bit floats are Hugging Face Accelerate's.
 """
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from .model import SETRConfig
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
 
@@ -80,6 +84,11 @@ class Team:
         )
         self.size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        if self.device.type != execution.device:
+            raise ValueError(
+                f"device is {execution.device!r}, torch offers {self.device.type!r} here; choose "
+                "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
+            )
         # Small numbers go from host to host, so that no GPU is waited for.
         self.hosts: Any = dist.new_group(backend="gloo") if self.size > 1 else None
 
@@ -135,6 +144,14 @@ def prepare_network(model: Any, execution: Execution, team: Team) -> Any:
     return model
 
 
+def has_unread_parameters(config: Any) -> bool:
+    """Whether the network has weights that no head reads: blocks behind the last layer, or a timm
+    backbone's last norm."""
+    if not isinstance(config, SETRConfig):
+        return False
+    return config.backbone not in ("vit", "hybrid") or config.layers[-1] < config.depth - 1
+
+
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of torch's random numbers in this process."""
     states = {"cpu": torch.get_rng_state()}
@@ -187,7 +204,12 @@ def stop_requests() -> Iterator[StopRequests]:
             signal.signal(number, handler)
 
 
-def leave_stopping_to_the_main_process(_: int) -> None:
-    """For the processes that prepare crops: they end when their owner ends."""
+def end_with_the_owner(_: int) -> None:
+    """For the processes that prepare crops: a stop is their owner's affair, its end theirs too.
+
+    torch's watchdog does not end a worker whose owner was killed while a crop was on its way.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -49,6 +49,7 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
                 "params": [],
                 "name": label,
                 "base": recipe.rate * factors[part],
+                "lr": recipe.rate * factors[part],  # until the loop says what the step's rate is
                 "weight_decay": recipe.weight_decay if decays else 0.0,
             },
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import unknown
 from .model import DECODERS, SIZES, SETRConfig, config_from_dict, model_config
+from .protocol import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from .baselines import FCNConfig  # timm takes seconds to import
@@ -28,8 +29,7 @@ class Recipe:
         dataset: as `load_dataset` calls it.
         config: the network: a `SETRConfig`, or the `FCNConfig` of the baseline.
         crop: rows and columns of a training crop.
-        scale: (long side, short side) of the images at ratio 1, in training and, unless
-            `evaluate_scale` says otherwise, in evaluation.
+        scale: (long side, short side) of the images at ratio 1, in training and in evaluation.
         batch: crops per step of the optimiser, over all processes and micro-batches.
         schedule: steps of the rate schedule, and of the run unless it is told to stop earlier.
         micro_batch: crops in memory at a time in each process; their gradients add up to the
@@ -50,7 +50,7 @@ class Recipe:
         ratios: range of the random ratio.
         photometric: whether colours are distorted.
         window, stride: of the evaluation; None: whole images.
-        evaluate_scale: as `scale`, for evaluation; None: the same.
+        rule: how evaluation brings an image to `scale`, see `Protocol`.
         evaluate_every: steps between evaluations.
         evaluate_split: the split that is scored.
         seed: of the weights and the data order.
@@ -79,7 +79,7 @@ class Recipe:
     photometric: bool = True
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
-    evaluate_scale: tuple[int, int] | None = None
+    rule: str = "fit"
     evaluate_every: int = 500
     evaluate_split: str = "val"
     seed: int = 0
@@ -111,6 +111,11 @@ class Recipe:
         }
         facts["config"] = config_from_dict(values["config"])
         return cls(**facts)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How a run is scored: one view of every image."""
+        return Protocol(self.window, self.stride, self.scale, self.rule)
 
     @property
     def encoder(self) -> str:
@@ -269,11 +274,7 @@ PRETRAINED = {
     "base": "vit_base_patch16_384.orig_in21k_ft_in1k",
     "deit": "deit_base_distilled_patch16_384.fb_in1k",
 }
-DATA = {  # crop = window of the evaluation; scale (long, short); configs/_base_/datasets
-    "ade20k": {"classes": 150, "crop": 512, "scale": (2048, 512), "stride": 341},
-    "cityscapes": {"classes": 19, "crop": 768, "scale": (2049, 1025), "stride": 512},
-    "pascal_context": {"classes": 60, "crop": 480, "scale": (520, 520), "stride": 320},
-}
+CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal_context": 60}
 SCHEDULE = {"ade20k": 160_000, "cityscapes": 80_000, "pascal_context": 80_000}
 BATCH = {"ade20k": 16, "cityscapes": 8, "pascal_context": 16}  # on 8 GPUs
 MICRO_BATCH = {"ade20k": 2, "cityscapes": 1, "pascal_context": 2}  # what each of those 8 had
@@ -306,24 +307,22 @@ CONFIGURED = {  # the encoders for which the authors published a configuration, 
 
 def _paper(dataset: str, decoder: str, encoder: str) -> Iterator[Recipe]:
     """One network of the paper's tables, and its variants by one fact each."""
-    data: dict[str, Any] = DATA[dataset]
-    crop = (data["crop"], data["crop"])
+    protocol: Any = PROTOCOLS[dataset]  # training crops are as large as the window, too
     size = "base" if encoder == "deit" else encoder
     published = encoder == "large" or encoder in CONFIGURED.get((dataset, decoder), ())
     recipe = Recipe(
         name=f"{dataset}_{decoder}_{encoder}",
         dataset=dataset,
-        config=model_config(f"setr_{decoder}_{size}", data["classes"], crop),
-        crop=crop,
-        scale=data["scale"],
+        config=model_config(f"setr_{decoder}_{size}", CLASSES[dataset], protocol.window),
+        crop=protocol.window,
+        scale=protocol.base,
         batch=BATCH[dataset],
         schedule=SCHEDULE[dataset],
         pretrained=PRETRAINED[encoder],
         rate=RATES[dataset, decoder],
-        window=crop,
-        stride=(data["stride"], data["stride"]),
-        # Pascal Context is scored with a short side of 520, whatever the long one becomes.
-        evaluate_scale=(10**6, 520) if dataset == "pascal_context" else None,
+        window=protocol.window,
+        stride=protocol.stride,
+        rule=protocol.rule,
         evaluate_every=SCHEDULE[dataset] // 10,
         source="authors" if published else "authors, adapted",
     )

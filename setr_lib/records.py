@@ -47,6 +47,33 @@ def list_records() -> list[str]:
     return sorted(path.parent.name for path in RECORDS.glob("*/record.json"))
 
 
+def run_record(run: Any) -> dict[str, Any]:
+    """What was run, on what, and what came out; one confusion matrix, the last.
+
+    Args:
+        run: a `training.Run`.
+    """
+    recipe, evaluations = run.recipe, run.evaluations
+    plain = [{k: v for k, v in e.items() if k != "counts"} for e in evaluations]
+    return {
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash(),
+        "seed": recipe.seed,
+        "classes": list(run.data.classes),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "step": run.step,
+        "finished": run.step == recipe.schedule,
+        "started": run.started,
+        "seconds": round(run.seconds, 1),
+        **run.surroundings,
+        "sessions": run.sessions,
+        "images": {"train": len(run.data), recipe.evaluate_split: len(run.validation)},
+        "evaluations": plain,
+        "best": max(plain, key=lambda e: e["miou"], default=None),
+        "last": evaluations[-1] if evaluations else None,
+    }
+
+
 def surroundings(device: torch.device) -> dict[str, Any]:
     """Commit, hardware and versions: what a number has to carry to be believed."""
     return {"commit": git_commit(), "hardware": hardware(device), "versions": versions()}

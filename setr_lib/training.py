@@ -28,12 +28,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .datasets import load_dataset
-from .evaluation import evaluate, scores
+from .evaluation import evaluate
 from .execution import (
     Execution,
     StopRequests,
     Team,
-    leave_stopping_to_the_main_process,
+    end_with_the_owner,
+    has_unread_parameters,
     prepare_network,
     rng_state,
     set_rng_state,
@@ -41,11 +42,12 @@ from .execution import (
 )
 from .files import whole_file, write_json
 from .losses import IGNORE
-from .model import SETRConfig, make_network
+from .metric import scores
+from .model import make_network
 from .progress import Progress, peak_gflops
 from .rates import describe_groups, make_optimiser, rate_at
 from .recipes import Recipe, get_recipe, replace
-from .records import surroundings
+from .records import run_record, surroundings
 from .states import clear_run, has_state, load_state, retire_damaged, save_state
 from .stream import TrainingStream, split_batch
 from .weights import load_pretrained, save_checkpoint
@@ -183,7 +185,7 @@ class Run:
         finally:
             seen.close()
         self.team.accelerator.wait_for_everyone()
-        return json.loads(json.dumps(self.record()))
+        return json.loads(json.dumps(run_record(self)))
 
     def open(self, resume: bool, steps: int) -> None:
         """Begin a new run, or find the place where an old one stopped."""
@@ -194,6 +196,10 @@ class Run:
             )
         if resume:
             self.load()
+            if self.step > steps:
+                raise ValueError(
+                    f"steps is {steps}; {self.out} has {self.step} behind it already: choose more"
+                )
         elif (self.out / "record.json").exists() or has_state(self.out / "state"):
             raise FileExistsError(
                 f"{self.out} holds a run already; go on with resume=True (--resume), or choose "
@@ -220,7 +226,7 @@ class Run:
             self.micro_batch,
             sampler=range(self.step * batch + team.rank, steps * batch, team.size),
             num_workers=self.execution.workers,
-            worker_init_fn=leave_stopping_to_the_main_process,
+            worker_init_fn=end_with_the_owner,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the run's random numbers
         )
@@ -233,7 +239,7 @@ class Run:
         layout = torch.channels_last if self.execution.channels_last else torch.preserve_format
         losses = []
         for number, ((images, labels), weight) in enumerate(zip(batch, self.weights(batch)), 1):
-            images = images.to(self.device, non_blocking=True, memory_format=layout)
+            images = images.to(self.device, non_blocking=True).to(memory_format=layout)
             labels = labels.to(self.device, non_blocking=True)
             last = number == len(batch)  # the processes add up their gradients once per step
             with nullcontext() if last else self.team.accelerator.no_sync(self.learner):
@@ -287,9 +293,7 @@ class Run:
         clock, r = time.monotonic(), self.recipe
         self.team.share_buffers(self.model)
         asked.interrupt_at_once()
-        counts = evaluate(
-            self.model, self.validation, r.evaluate_scale or r.scale, r.window, r.stride, self.show
-        )
+        counts = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
         asked.at_once = False
         result = scores(counts)
         self.evaluations.append(
@@ -378,29 +382,7 @@ class Run:
         """`log.jsonl` and `record.json`, as far as the run has come."""
         with whole_file(self.out / "log.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.log))
-        write_json(self.out / "record.json", self.record())
-
-    def record(self) -> dict[str, Any]:
-        """What was run, on what, and what came out; one confusion matrix, the last."""
-        plain = [{k: v for k, v in e.items() if k != "counts"} for e in self.evaluations]
-        best = max(plain, key=lambda e: e["miou"], default=None)
-        return {
-            "recipe": self.recipe.to_dict(),
-            "recipe_hash": self.recipe.hash(),
-            "seed": self.recipe.seed,
-            "classes": list(self.data.classes),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "step": self.step,
-            "finished": self.step == self.recipe.schedule,
-            "started": self.started,
-            "seconds": round(self.seconds, 1),
-            **self.surroundings,
-            "sessions": self.sessions,
-            "images": {"train": len(self.data), self.recipe.evaluate_split: len(self.validation)},
-            "evaluations": plain,
-            "best": best,
-            "last": self.evaluations[-1] if self.evaluations else None,
-        }
+        write_json(self.out / "record.json", run_record(self))
 
     def say(self, text: str) -> None:
         """A line of the main process's, whether or not there is a bar."""
@@ -423,11 +405,3 @@ class Learner(nn.Module):
         """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""
         # The data set has checked the labels; looking at them again would wait for a GPU.
         return self.network.loss(images, labels, self.average, check=labels.device.type == "cpu")
-
-
-def has_unread_parameters(config: Any) -> bool:
-    """Whether the network has weights that no head reads: blocks behind the last layer, or a timm
-    backbone's last norm."""
-    if not isinstance(config, SETRConfig):
-        return False
-    return config.backbone not in ("vit", "hybrid") or config.layers[-1] < config.depth - 1

@@ -28,9 +28,9 @@ from setr_lib.attention import (
     queries_keys,
     uniform_distance,
 )
+from setr_lib.attention.watch import hide_keys
 from setr_lib.baselines import FCN, FCNConfig, HybridEncoder, TimmEncoder
 from setr_lib.costs import PeakMemory
-from setr_lib.watch import hide_keys
 
 
 def wild(model):

@@ -56,6 +56,11 @@ def test_every_integer_type_gives_the_same_counts(classes, kind):
     assert np.array_equal(confusion_matrix(*pair, classes, ignored), wanted)
 
 
+def test_a_matrix_has_all_classes_even_if_few_occur():
+    counts = confusion_matrix(torch.tensor([0, 3]), torch.tensor([0, 3]), 300)
+    assert counts.shape == (300, 300) and counts.sum() == counts[0, 0] + counts[3, 3] == 2
+
+
 def test_a_class_can_be_the_ignored_one():
     assert confusion_matrix([0, 1, 1], [0, 0, 1], 2, ignore_index=0).tolist() == [[0, 0], [0, 1]]
 

@@ -57,10 +57,8 @@ def test_images_of_the_three_data_sets_are_scaled_as_published():
         r = get_recipe(f"{name}_pup_large")
         assert r.scale == scale
         # Pascal Context is scored with a short side of 520 and no limit for the long one.
-        assert (r.evaluate_scale is not None) == (name == "pascal_context")
-    from setr_lib.transforms import fit_inside
-
-    assert fit_inside((300, 1500), r.evaluate_scale) == (520, 2600)
+        size = r.protocol.view_size((300, 1500), 1.0)
+        assert size == {"cityscapes": (410, 2049), "ade20k": (410, 2048)}.get(name, (520, 2600))
 
 
 def test_schedules_and_batches_that_were_published_twice():

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,8 +134,8 @@ def test_chance_in_the_network_survives_a_stop(tmp_path, small_recipe, monkeypat
 
     def with_dropout(config):
         model = make(config)
-        model.head.register_forward_hook(
-            lambda head, _, scores: F.dropout(scores, 0.5, head.training)
+        model.head.classifier.register_forward_hook(
+            lambda classifier, _, scores: F.dropout(scores, 0.5, classifier.training)
         )
         return model
 
@@ -182,6 +183,21 @@ def test_killed_at_random_moments(tmp_path, small_recipe, monkeypatch):
     assert record["finished"] and [e["step"] for e in record["evaluations"]] == [10, 20, 30]
     assert_equal_runs(one, two)
     assert not [p for p in two.rglob(".*")], "temporaries of killed processes are cleared away"
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path, small_recipe):
+    """torch alone leaves one behind if it was killed while a crop was on its way."""
+    recipe = dataclasses.replace(small_recipe, schedule=10_000, evaluate_every=10_000)
+    process = in_a_process(lambda: run(recipe, tmp_path, workers=2))
+    workers = []
+    while len(workers) < 2:
+        time.sleep(0.1)
+        workers = psutil.Process(process.pid).children()
+    time.sleep(0.5)
+    process.kill()
+    process.join()
+    _, alive = psutil.wait_procs(workers, timeout=3)
+    assert not alive
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])

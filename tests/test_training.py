@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from setr_lib import SETR, get_recipe, load_checkpoint, train
 from setr_lib.datasets import Shapes
 from setr_lib.execution import Execution
-from setr_lib.rates import make_optimiser, rate_at
+from setr_lib.protocol import Protocol
+from setr_lib.rates import describe_groups, make_optimiser, parameter_groups, rate_at
 from setr_lib.recipes import Recipe, replace
+from setr_lib.records import load_log
 from setr_lib.stream import TrainingStream
 from setr_lib.training import Run
 
@@ -97,6 +100,7 @@ def test_every_parameter_is_in_one_group(decoder):
     names = {id(p): name for name, p in model.named_parameters()}
     seen = {}
     for group in make_optimiser(model, recipe).param_groups:
+        assert group["lr"] == group["base"]  # a step without the loop has the rates too
         for p in group["params"]:
             assert names[id(p)] not in seen
             seen[names[id(p)]] = (group["base"], group["weight_decay"])
@@ -121,3 +125,122 @@ def test_classes_of_network_and_data_agree(tmp_path, small_recipe):
     config = dataclasses.replace(small_recipe.config, num_classes=5)
     with pytest.raises(ValueError, match="has 5 classes, shapes 8; set num_classes=8"):
         run(replace(small_recipe, config=config), tmp_path)
+
+
+def test_the_scope_of_the_heads_rate_can_be_chosen():
+    """`"decoder"` takes MLA's norms and fusion along; the table of groups shows it."""
+    shown = {}
+    for scope, rate in (("authors", 0.01), ("decoder", 0.1)):
+        recipe = get_recipe("camvid_mla_tiny", head_scope=scope, head_factor=10.0, rate=0.01)
+        recipe = dataclasses.replace(recipe, optimiser="sgd", weight_decay=0.0)
+        model = SETR(recipe.config)
+        groups = {group["name"]: group for group in parameter_groups(model, recipe)}
+        assert groups["neck"]["base"] == rate and groups["heads"]["base"] == 0.1
+        assert groups["encoder"]["base"] == 0.01
+        assert {id(p) for p in groups["neck"]["params"]} == {id(p) for p in model.neck.parameters()}
+        shown[scope] = describe_groups(list(groups.values()), recipe)
+    assert "neck" in shown["authors"] and shown["authors"] != shown["decoder"]
+
+
+def test_the_step_of_a_bad_loss_is_named_also_when_looked_at_late(small_recipe):
+    """On a GPU several losses are read at once; the first that is no number decides."""
+    job = Run(small_recipe, None, "data", Execution(device="cpu"), False)
+    job.step = 9
+    job.pending = [torch.tensor(v) for v in (1.0, 2.0, math.inf, math.nan)]
+    stream = TrainingStream(job.data, small_recipe)
+    files = ", ".join(job.data.file(stream.place(number)[1]) for number in (14, 15))
+    with pytest.raises(FloatingPointError, match=f"is inf in step 8 .*the batch was {files}\\."):
+        job.look_at_losses()
+
+
+def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
+    tmp_path, small_recipe, monkeypatch
+):
+    from setr_lib import training as loop
+
+    asked = []
+    monkeypatch.setattr(
+        loop, "evaluate", lambda _, data, **k: asked.append((data, k)) or torch.eye(8).long()
+    )
+    recipe = dataclasses.replace(
+        small_recipe, evaluate_split="test", rule="short", window=(32, 32), stride=(9, 9)
+    )
+    record = run(recipe, tmp_path, steps=1)
+    data, how = asked[0]
+    assert data.split == record["last"]["split"] == "test"
+    assert how["protocol"] == Protocol((32, 32), (9, 9), recipe.scale, "short")
+
+
+def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
+    """The baseline takes the same loop, and its file says which network it holds."""
+    from setr_lib import training as loop
+    from setr_lib.baselines import FCN, FCNConfig
+    from setr_lib.weights import config_from_checkpoint, load_pretrained
+
+    monkeypatch.setattr(loop, "save_state", lambda *_: None)  # half a gigabyte
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: torch.eye(8).long())
+    recipe = dataclasses.replace(small_recipe, config=FCNConfig(50, 8))
+    record = run(recipe, tmp_path, steps=1)
+    assert Recipe.from_dict(record["recipe"]) == recipe
+    model, about = load_checkpoint(tmp_path / "last.safetensors")
+    assert isinstance(model, FCN) and about["step"] == 1
+    assert config_from_checkpoint(tmp_path / "last.safetensors") == model.config == recipe.config
+    with pytest.raises(ValueError, match="FCN takes no pretrained weights"):
+        load_pretrained(model, "resnet50")
+
+
+def test_a_run_starts_from_pretrained_weights(tmp_path, small_recipe):
+    """From a file, and only at its beginning: a resumed run has its own."""
+    from setr_lib.weights import save_checkpoint
+
+    theirs = SETR(small_recipe.config)
+    torch.nn.init.constant_(theirs.encoder.cls_token, 0.123)
+    save_checkpoint(theirs, tmp_path / "theirs.safetensors")
+    recipe = dataclasses.replace(
+        small_recipe, pretrained=str(tmp_path / "theirs.safetensors"), rate=1e-9, weight_decay=0.0
+    )
+    run(recipe, tmp_path / "run", steps=1)
+    (tmp_path / "theirs.safetensors").unlink()
+    run(recipe, tmp_path / "run", steps=2, resume=True)
+    model, _ = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert model.encoder.cls_token.mean().item() == pytest.approx(0.123, abs=1e-5)
+
+
+def test_the_log_tells_speed_and_memory(tmp_path, small_recipe):
+    run(small_recipe, tmp_path)
+    for line in load_log(tmp_path):
+        assert line["images_per_second"] > 0 and line["memory_gib"] > 0
+        rate = rate_at(line["step"] - 1, small_recipe, small_recipe.rate)
+        assert line["rate"] == pytest.approx(rate)
+
+
+def test_the_share_of_peak_is_arithmetic_over_time(small_recipe, monkeypatch):
+    """16 images in 2 seconds of a network whose step costs 3 forward passes with all heads."""
+    from setr_lib import progress
+    from setr_lib.costs import peak_tflops, step_gflops
+
+    recipe = dataclasses.replace(small_recipe, batch=8)
+    seen = progress.Progress(recipe, 0, 10, torch.device("cpu"), False, peak=50.0)
+    seen.training_seconds = 2.0
+    gflops = step_gflops(lambda: SETR(recipe.config), recipe.crop)
+    line = seen.line(2, 1.0, 0.1, 3.0)
+    assert line["images_per_second"] == 8
+    assert line["peak_share"] == pytest.approx(8 * gflops / 50, abs=1e-4)
+    assert peak_tflops("NVIDIA H100 80GB HBM3", "bf16") == 989
+    assert peak_tflops("NVIDIA H100 PCIe", "bf16") == 756
+    assert peak_tflops("NVIDIA L4", "fp16") == 121 and peak_tflops("NVIDIA L40S", "fp16") == 362
+    assert peak_tflops("NVIDIA H100 80GB HBM3", "fp32") is None
+    assert peak_tflops("a GPU of tomorrow", "bf16") is None
+
+
+def test_a_training_step_costs_three_forward_passes():
+    """Of all heads; without auxiliary heads, three times what `costs` counts."""
+    from setr_lib import create_model
+    from setr_lib.costs import costs, step_gflops
+
+    def make(aux):
+        return lambda: create_model("setr_pup_tiny", 5, 64, aux=aux)
+
+    plain = step_gflops(make(False), 64)
+    assert plain == pytest.approx(3 * costs(make(False), 64).gflops)
+    assert step_gflops(make(True), 64) > plain

@@ -20,11 +20,11 @@ from matplotlib import colormaps
 from ..attention import Probes, prepare
 from ..datasets import check_labels
 from ..errors import unknown
-from ..evaluation import to_pixels
 from ..files import whole_file
 from ..geometry import Size, patch_grid
 from ..model import SETR
 from ..plots import Palette, spread_palette
+from ..prediction import to_pixels
 from ..transforms import resize_label
 from .contents import Scene, View, jpeg
 from .packing import Parcel

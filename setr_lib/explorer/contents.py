@@ -27,9 +27,9 @@ from ..attention import (
     queries_keys,
     uniform_distance,
 )
-from ..evaluation import confusion_matrix, scores
 from ..geometry import Size, patch_grid
 from ..losses import IGNORE
+from ..metric import confusion_matrix, scores
 from ..model import SETR
 from ..transforms import denormalise
 from .packing import PackedAttention, Parcel, pack_attention, pooled_pairs

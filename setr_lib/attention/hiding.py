@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import unknown
-from .geometry import patch_grid
+from ..errors import unknown
+from ..geometry import patch_grid
 from .maps import attention_maps, attention_rollout, one_image, patch_number
 from .reach import distances
 from .watch import encoder_of, hide_keys, prefix_tokens, run

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .encoder import Encoder
+from ..encoder import Encoder
 
 Seen = TypeVar("Seen")
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from .geometry import Size, patch_grid
-from .losses import IGNORE
-from .transforms import resize_label
+from ..geometry import Size, patch_grid
+from ..losses import IGNORE
+from ..transforms import resize_label
 
 Maps = Tensor | Sequence[Tensor]
 

@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .datasets import PairDataset
-from .decoders import MLA, to_map
-from .files import whole_file
-from .geometry import Size, patch_grid, resize
+from ..datasets import PairDataset
+from ..decoders import MLA, to_map
+from ..files import whole_file
+from ..geometry import Size, patch_grid, resize
+from ..model import SETR
+from ..weights import read_tensors
 from .maps import prepare
-from .model import SETR
 from .reach import class_counts
 from .watch import depth_of, encoder_of, run
-from .weights import read_tensors
 
 
 def forward_stages(model: SETR, images: Tensor) -> dict[str, Any]:
@@ -256,5 +256,5 @@ def load_probes(path: str | os.PathLike[str]) -> Probes:
     """
     tensors, about = read_tensors(path)
     if set(tensors) != {"weight", "bias"}:
-        raise ValueError(f"{path} holds no probes; fit them with setr_lib.probes.fit_probes")
+        raise ValueError(f"{path} holds no probes; fit them with setr_lib.attention.fit_probes")
     return Probes(tensors["weight"], tensors["bias"], about)

@@ -1,0 +1,88 @@
+"""Score the network that comes with the book on CamVid in several ways; chapter 10 reads it.
+
+python tools/ways_to_score.py strides data/records/camvid_strides
+python tools/ways_to_score.py views data/records/camvid_views
+
+The same weights every time: what changes is how the images are read, and what that costs in CPU
+time, of all threads, with reading and counting.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from setr_lib import Protocol, evaluate, load_checkpoint, load_dataset, scores  # noqa: E402
+from setr_lib.files import sha256, write_json  # noqa: E402
+from setr_lib.protocol import SCALES  # noqa: E402
+from setr_lib.records import surroundings  # noqa: E402
+from setr_lib.windows import window_starts  # noqa: E402
+
+CHECKPOINT = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
+WINDOW = (180, 240)  # what the network was trained on: whole images at half their size
+HALF, FULL = Protocol(None, None, (240, 180), "fit"), Protocol(None, None, (480, 360), "fit")
+WAYS = {
+    "strides": {
+        "whole image, half size": HALF,
+        "whole image, full size": FULL,
+        **{
+            f"windows, stride {rows}x{cols}": dataclasses.replace(
+                FULL, window=WINDOW, stride=(rows, cols)
+            )
+            for rows, cols in ((180, 240), (120, 160), (60, 80))
+        },
+    },
+    "views": {
+        "one view": HALF,
+        "and mirrored": dataclasses.replace(HALF, flip=True),
+        "six scales": dataclasses.replace(HALF, scales=SCALES),
+        "six scales, mirrored": dataclasses.replace(HALF, scales=SCALES, flip=True),
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ways", choices=list(WAYS))
+    parser.add_argument("out")
+    options = parser.parse_args()
+    about = surroundings(torch.device("cpu"))
+    dataset = load_dataset("camvid", "val", ROOT / "data")
+    model, _ = load_checkpoint(CHECKPOINT)
+    ways = []
+    for name, protocol in WAYS[options.ways].items():
+        clock = time.process_time()
+        found = scores(evaluate(model, dataset, protocol=protocol))
+        seconds = (time.process_time() - clock) / len(dataset)
+        ways.append(
+            {
+                "name": name,
+                "protocol": dataclasses.asdict(protocol),
+                "windows": windows(protocol),
+                "cpu_seconds_per_image": round(seconds, 4),
+                **found.to_dict(dataset.classes),
+            }
+        )
+        print(f"{name:32}{100 * found.miou:8.2f} mIoU{seconds:8.3f} CPU seconds per image")
+    facts = {"dataset": "camvid", "split": "val", "images": len(dataset), "ways": ways}
+    checkpoint = {"file": str(CHECKPOINT.relative_to(ROOT)), "sha256": sha256(CHECKPOINT)}
+    write_json(Path(options.out) / "record.json", {**facts, "checkpoint": checkpoint, **about})
+
+
+def windows(protocol: Protocol) -> int:
+    """Of one image of 360x480 pixels in one view."""
+    if protocol.window is None or protocol.stride is None:
+        return 1
+    sides = zip((360, 480), protocol.window, protocol.stride)
+    rows, cols = (len(window_starts(*facts)) for facts in sides)
+    return rows * cols
+
+
+if __name__ == "__main__":
+    main()
