@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from setr_lib import attention
+from setr_lib.attention.reach import distances
 from setr_lib.datasets import load_dataset
 from setr_lib.files import whole_file, write_json
 from setr_lib.model import SETR
-from setr_lib.reach import distances
 from setr_lib.records import surroundings
 from setr_lib.weights import load_checkpoint
 
