@@ -40,10 +40,10 @@ def test_the_chapter_with_explorers_may_be_larger_than_the_others(tmp_path, name
     """600 kB, and 2 MB for the chapter that brings the attention of two networks along."""
     path = tmp_path / name
     for size, allowed in ((limit, True), (limit + 1, False)):
-        empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell("", id="padding")])
-        spare = size - len(tool("notebooks").text_of(empty).encode())
-        empty.cells[0].source = "x" * spare
-        path.write_text(tool("notebooks").text_of(empty))
+        padded = nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell("x", id="padding")])
+        spare = size - len(tool("notebooks").text_of(padded).encode())
+        padded.cells[0].source += "x" * spare
+        path.write_text(tool("notebooks").text_of(padded))
         assert path.stat().st_size == size
         assert (tool("notebooks").problems(path) == []) == allowed
 
