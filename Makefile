@@ -22,7 +22,7 @@ book: $(READY)
 test: $(READY)
 	$(SINGLE) $(BIN)/python -m pytest -q -n 2 tests
 	$(SINGLE) $(BIN)/python -m pytest -q --nbval --nbval-current-env \
-		--nbval-cell-timeout 600 -n 2 --dist loadfile book
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 -n 2 --dist loadfile book
 
 lab: $(READY)
 	$(BIN)/jupyter lab book

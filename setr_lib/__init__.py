@@ -1,5 +1,8 @@
 """SETR, step by step: semantic segmentation with a plain transformer as encoder (CVPR 2021)."""
 
+from typing import TYPE_CHECKING, Any
+
+from .attention import attention_maps, attention_rollout
 from .datasets import load_dataset
 from .encoder import Encoder, resize_positions
 from .evaluation import IncompleteEvaluation, evaluate
@@ -21,10 +24,14 @@ from .weights import (
 )
 from .windows import slide_inference
 
+if TYPE_CHECKING:
+    from .explorer import AttentionExplorer
+
 __version__ = "0.1.0"
 __all__ = [
     "PROTOCOLS",
     "SETR",
+    "AttentionExplorer",
     "Encoder",
     "IncompleteEvaluation",
     "LoadReport",
@@ -32,6 +39,8 @@ __all__ = [
     "Recipe",
     "SETRConfig",
     "Scores",
+    "attention_maps",
+    "attention_rollout",
     "config_from_checkpoint",
     "confusion_matrix",
     "create_model",
@@ -53,3 +62,12 @@ __all__ = [
     "train",
     "upsample_cross_entropy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The explorer is imported when it is first asked for: training needs no widgets."""
+    if name != "AttentionExplorer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .explorer import AttentionExplorer
+
+    return AttentionExplorer

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,25 +18,39 @@ from .costs import costs
 from .datasets import NAMES, load_dataset
 from .download import ARCHIVES, GUIDES, download
 from .evaluation import IncompleteEvaluation, check_classes, evaluate, join_processes
+from .execution import PRECISIONS, Execution, default_device
 from .exports import find_images, save_label_ids, save_mask, save_overlay
-from .files import sha256, write_json
+from .files import sha256, whole_file, write_json
 from .metric import Scores, scores
-from .model import SETR, create_model, list_models
-from .plots import spread_palette
+from .model import create_model, list_models, make_network
+from .plots import show_curves, spread_palette
 from .prediction import predict, to_pixels
 from .priors import prior_scores
-from .protocol import PROTOCOLS, Protocol, find_protocol, make_protocol
-from .recipes import list_recipes
-from .records import ROOT, surroundings
-from .training import default_device, train
-from .weights import config_from_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from .protocol import PROTOCOLS, Protocol, find_protocol
+from .rates import describe_groups, parameter_groups
+from .recipes import Recipe, get_recipe, list_recipes, recipe_table
+from .records import ROOT, load_log, load_record, surroundings
+from .training import train
+from .weights import (
+    config_from_checkpoint,
+    load_checkpoint,
+    load_weights,
+    read_tensors,
+    save_checkpoint,
+)
 
 SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
 FACTS = {  # of a recipe that the command line can replace
-    "schedule": int, "rate": float, "batch": int, "seed": int, "optimiser": str,
-    "head_factor": float, "floor": float, "weight_decay": float, "average": str,
-    "evaluate_every": int,
+    "schedule": int, "rate": float, "batch": int, "micro_batch": int, "seed": int,
+    "optimiser": str, "head_factor": float, "head_scope": str, "floor": float,
+    "weight_decay": float, "average": str, "evaluate_every": int, "evaluate_split": str,
+    "pretrained": str,
 }  # fmt: skip
+SWITCHES = {  # of the execution
+    "activation_checkpointing": "less memory: compute the blocks again in the backward pass",
+    "compile": "torch.compile the network",
+    "channels_last": "convolutions with the channels innermost",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,17 +101,27 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--workers", type=int, default=4, help="threads that read files")
     one.add_argument("--quiet", action="store_true", help="no progress bar")
 
+    one = verb("recipes", _recipes)
+    one.add_argument("name", nargs="?", default="", help="a recipe, or a part of names")
+
     one = verb("train", _train)
-    one.add_argument("recipe", help=", ".join(list_recipes()))
+    one.add_argument("recipe", help="a name that `recipes` lists")
     one.add_argument("--out", help="the run folder; runs/RECIPE if not given")
     one.add_argument("--resume", action="store_true", help="go on with the run in --out")
     one.add_argument("--steps", type=int, help="stop after so many steps in all")
     one.add_argument("--root", default="data", help="the folder with the data sets")
     one.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
+    one.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     one.add_argument("--workers", type=int, default=0, help="processes that prepare the crops")
+    for switch, text in SWITCHES.items():
+        one.add_argument(f"--{switch.replace('_', '-')}", action="store_true", help=text)
     one.add_argument("--quiet", action="store_true", help="no progress bar")
     for fact, kind in FACTS.items():
         one.add_argument(f"--{fact.replace('_', '-')}", type=kind, help="replaces the recipe's")
+
+    one = verb("plot", _plot)
+    one.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a record's name")
+    one.add_argument("--out", default="curves.png")
 
     one = verb("evaluate", _evaluate)
     one.add_argument("checkpoint", nargs="?", help="the one that comes with the book if not given")
@@ -169,9 +194,10 @@ def _convert(options: argparse.Namespace) -> None:
     """Bring other people's checkpoint of a whole SETR into this library's form."""
     size = options.image_size and tuple(options.image_size * 2)[:2]
     layers = options.layers and tuple(options.layers)
-    config = config_from_checkpoint(options.input, options.heads, layers, size)
-    model = SETR(config)
-    print(load_weights(model, options.input))
+    checkpoint = read_tensors(options.input)
+    config = config_from_checkpoint(checkpoint, options.heads, layers, size)
+    model = make_network(config)
+    print(load_weights(model, checkpoint))
     save_checkpoint(model, options.output)
     print(f"{options.output}: {config}")
 
@@ -196,15 +222,42 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"{bad} problem{'s'[: bad > 1]} in {options.dataset}")
 
 
+def _recipes(options: argparse.Namespace) -> None:
+    """List the recipes, or show every fact of one."""
+    if options.name not in list_recipes():
+        print(recipe_table(options.name))
+        return
+    recipe = get_recipe(options.name)
+    for fact, value in recipe.to_dict().items():
+        print(f"{fact:16} {value}")
+    with torch.device("meta"):
+        model = make_network(recipe.config)
+    print(describe_groups(parameter_groups(model, recipe), recipe))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    """Draw loss, rate and mIoU of several runs."""
+    runs = {name: (load_log(name), load_record(name)) for name in options.runs}
+    with whole_file(options.out) as temporary:
+        show_curves(runs).savefig(temporary, dpi=120, bbox_inches="tight")
+    print(options.out)
+
+
 def _train(options: argparse.Namespace) -> None:
     """Train by a recipe and write the run folder."""
     facts = {fact: getattr(options, fact) for fact in FACTS}
     out = options.out or f"runs/{options.recipe}"
+    facts = {k: None if v == "none" else v for k, v in facts.items() if v is not None}
+    switches = {switch: getattr(options, switch) for switch in SWITCHES}
+    execution = Execution(options.precision, options.device, options.workers, **switches)
     record = train(
-        options.recipe, out, options.resume, options.steps, options.root, options.device,
-        options.workers, not options.quiet, **{k: v for k, v in facts.items() if v is not None},
+        options.recipe, out, options.resume, options.steps, options.root, execution,
+        not options.quiet, **facts,
     )  # fmt: skip
-    print(f"{100 * record['last']['miou']:.1f} mIoU after {record['step']} steps and "
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes speaks
+    miou = f"{100 * record['last']['miou']:.1f} mIoU" if record["last"] else "no score yet,"
+    print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
 
 
@@ -298,7 +351,7 @@ def _baselines(options: argparse.Namespace) -> None:
         )
 
 
-def _load(options: argparse.Namespace, device: str) -> tuple[SETR, dict[str, Any], Path]:
+def _load(options: argparse.Namespace, device: str) -> tuple[Any, dict[str, Any], Path]:
     """The model, what its file says of it, and the file."""
     path = Path(options.checkpoint or SHIPPED)
     if options.checkpoint is None:
@@ -321,10 +374,7 @@ def _protocol(options: argparse.Namespace, about: dict[str, Any], dataset: str |
     elif dataset and dataset in PROTOCOLS:
         found = PROTOCOLS[dataset]
     else:
-        base = recipe.get("evaluate_scale") or recipe.get("scale")
-        found = make_protocol(
-            None, (1.0,), False, base and tuple(base), recipe.get("window"), recipe.get("stride")
-        )
+        found = Recipe.from_dict(recipe).protocol if recipe else Protocol()
     return found.many() if options.ms else found
 
 

@@ -61,7 +61,9 @@ class CheckReport:
 
     def __str__(self) -> str:
         official = "" if self.expected is None else f" of {self.expected}"
-        lines = [f"{self.dataset} {self.split}: {self.images}{official} images"]
+        lines = [
+            f"{self.dataset} {self.split}: {self.images}{official} image{'s'[: self.images != 1]}"
+        ]
         total = sum(self.pixels) + self.ignored
         if total:
             lines.append(f"{'':4}{'class':24}{'share of pixels':>16}{'in images':>12}")

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .geometry import Size, as_size, patch_grid
-from .losses import segmentation_loss
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Costs:
         tokens: rows and columns of the patch grid; (0, 0) for a convolutional network.
         gflops: of one forward pass, in 1e9 operations; a multiplication and an addition are two.
         inference_gib: largest sum of live activations of a forward pass, in 2**30 bytes, float32.
-        training_gib: the same for forward and backward pass with all heads.
+        training_gib: the same for forward and backward pass with all heads and the plain loss.
     """
 
     parameters: dict[str, int]
@@ -59,12 +58,7 @@ def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
             model(images)
         model.train()
         with PeakMemory() as training:
-            heads = model.head_logits(images)
-            losses = (
-                segmentation_loss(model.to_image(scores, size), labels, check=False)
-                for scores in (heads["main"], *heads["aux"])
-            )
-            sum(losses).backward()  # type: ignore[union-attr]
+            model.loss(images, labels, way="plain", check=False).backward()
     return Costs(
         parameters=parameters_by_part(model),
         tokens=patch_grid(size, model.encoder.patch_size) if hasattr(model, "neck") else (0, 0),
@@ -72,6 +66,37 @@ def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
         inference_gib=inference.peak / 2**30,
         training_gib=training.peak / 2**30,
     )
+
+
+# Dense peak of a GPU in 1e12 operations a second, 16-bit floats with 32-bit sums: the makers' data
+# sheets, without sparsity. The first name that is part of the GPU's decides.
+PEAK_TFLOPS = {
+    "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "V100": 125.0, "T4": 65.0,
+    "RTX 5090": 209.0, "RTX 4090": 165.0, "RTX 3090": 71.0, "L40S": 362.0, "L4": 121.0,
+}  # fmt: skip
+
+
+def peak_tflops(gpu: str, precision: str) -> float | None:
+    """The dense peak of a GPU by its name; None if it is not known, and for `"fp32"`."""
+    if precision == "fp32":
+        return None
+    return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu), None)
+
+
+def step_gflops(make: Callable[[], Any], image_size: int | Size) -> float:
+    """Arithmetic of a training step per image, in 1e9: three forward passes with all heads.
+
+    The usual count: a backward pass costs two forward ones; what activation checkpointing computes
+    again is not counted.
+    """
+    with torch.device("meta"):
+        model = make()
+    with FakeTensorMode(), torch.no_grad():
+        materialise(model)
+        model.eval()
+        with FlopCounterMode(display=False) as flops:
+            model.head_logits(torch.zeros(1, 3, *as_size(image_size)))
+    return 3 * flops.get_total_flops() / 1e9
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:

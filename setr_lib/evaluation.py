@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from .datasets import PairDataset
 from .geometry import Size
 from .metric import confusion_matrix
-from .metric import scores as scores
 from .prediction import class_map, evaluating
 from .protocol import Protocol, make_protocol
 

@@ -33,6 +33,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_leftovers(path: Path) -> None:
+    """Delete the temporaries that killed processes have left beside `path`."""
+    for temporary in path.parent.glob(f".{path.name}.*{path.suffix}"):
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all."""
     with whole_file(path) as temporary:

@@ -14,8 +14,10 @@ from .errors import few
 
 def recognise(tensors: Mapping[str, Tensor]) -> str:
     """Whose checkpoint it is: `"setr_lib"`, `"authors"`, `"mmseg"` or `"timm"`."""
+    parts = {key.split(".")[0] for key in tensors}
+    if "encoder" in parts and parts <= {"encoder", "neck", "head", "aux_heads"}:
+        return "setr_lib"  # also around a timm backbone, or the FCN
     for key, owner in {
-        "encoder.blocks.0.norm1.weight": "setr_lib",
         "backbone.blocks.0.norm1.weight": "authors",
         "backbone.layers.0.ln1.weight": "mmseg",
         "blocks.0.norm1.weight": "timm",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,14 +47,20 @@ def heads_loss(
         ]
     elif way == "plain":
         heads = model.head_logits(images)
-        losses = [
-            segmentation_loss(model.to_image(scores, size), labels, average, check=False)
-            for scores in (heads["main"], *heads["aux"])
-        ]
+        with torch.autocast(images.device.type, enabled=False):
+            losses = [  # in float32, whatever the heads ran in
+                segmentation_loss(model.to_image(full(scores), size), labels, average, check=False)
+                for scores in (heads["main"], *heads["aux"])
+            ]
     else:
         raise ValueError(f"way is {way!r}; choose 'lean' or 'plain'")
     main, *aux = losses
     return main + AUX_WEIGHT * sum(aux)
+
+
+def full(scores: Tensor) -> Tensor:
+    """Scores of 16 bits in 32, others as they are."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def segmentation_loss(

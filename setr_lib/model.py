@@ -259,6 +259,24 @@ class SETR(nn.Module):
         return [(head.small(tokens, grid), head.factors[-1]) for head, tokens in pairs]
 
 
+def make_network(config: Any) -> Any:
+    """The network of a configuration: `SETR` for a `SETRConfig`, `FCN` for an `FCNConfig`."""
+    if isinstance(config, SETRConfig):
+        return SETR(config)
+    from .baselines import FCN
+
+    return FCN(config)
+
+
+def config_from_dict(values: dict[str, Any]) -> Any:
+    """The way back from `dataclasses.asdict`: a configuration without decoder is the FCN's."""
+    if "decoder" in values:
+        return SETRConfig.from_dict(values)
+    from .baselines import FCNConfig
+
+    return FCNConfig(**values)
+
+
 def make_encoder(c: SETRConfig) -> nn.Module:
     """The encoder of a configuration: it has `features(images, layers)` and `grid`."""
     if c.backbone == "vit":

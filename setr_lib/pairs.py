@@ -25,7 +25,8 @@ class PairDataset:
     """What every data set offers: pairs by number, class names, colours.
 
     Attributes:
-        classes, palette: K names, and RGB per class.
+        classes: K names.
+        palette: RGB per class.
         ignore_index: 255, the label of pixels that are not scored.
         labelled: False for a test split whose labels are kept by a server: its labels are 255
             everywhere, so that it can be predicted but not scored.

@@ -119,6 +119,25 @@ def show_losses(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> F
     return figure
 
 
+def show_curves(runs: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]) -> Figure:
+    """Loss, rate and mIoU of runs against the step.
+
+    Args:
+        runs: name -> (lines of the log, record), as `records.load_log` and `load_record` give them.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    for name, (log, record) in runs.items():
+        steps = [line["step"] for line in log]
+        axes[0].plot(steps, [line["loss"] for line in log], label=name)
+        axes[1].plot(steps, [line["rate"] for line in log])
+        found = [(e["step"], 100 * e["miou"]) for e in record.get("evaluations", [])]
+        axes[2].plot(*zip(*found) if found else ([], []), "o-", ms=4)
+    for ax, title in zip(axes, ("loss, all heads", "rate of the encoder", "mIoU, %")):
+        ax.set(xlabel="training step", title=title, ylim=(0, None))
+    figure.legend(loc="outside lower center", ncols=min(len(runs), 3))
+    return figure
+
+
 def show_confusion(counts: Any, classes: Sequence[str]) -> Figure:
     """The confusion matrix by rows: of each true class, the share given to each prediction."""
     matrix = np.asarray(counts, dtype=float)

@@ -1,13 +1,23 @@
-"""Every training run as frozen facts: which network, which data, which numbers."""
+"""Every training run as frozen facts: which network, which data, which numbers.
+
+The recipes of the paper are rows of the tables at the end of this file. The authors' code
+(fudan-zvg/SETR, `configs/SETR`) decides; where the paper says another rate, a recipe with
+`_paper_rate` in its name has that one.
+"""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import unknown
-from .model import SETRConfig, model_config
+from .model import DECODERS, SIZES, SETRConfig, config_from_dict, model_config
+from .protocol import PROTOCOLS, Protocol
+
+if TYPE_CHECKING:
+    from .baselines import FCNConfig  # timm takes seconds to import
 
 
 @dataclass(frozen=True)
@@ -17,36 +27,49 @@ class Recipe:
     Args:
         name: of the recipe.
         dataset: as `load_dataset` calls it.
-        config: the network.
+        config: the network: a `SETRConfig`, or the `FCNConfig` of the baseline.
         crop: rows and columns of a training crop.
         scale: (long side, short side) of the images at ratio 1, in training and in evaluation.
-        ratios: range of the random ratio.
-        batch: crops per step.
+        batch: crops per step of the optimiser, over all processes and micro-batches.
         schedule: steps of the rate schedule, and of the run unless it is told to stop earlier.
+        micro_batch: crops in memory at a time in each process; their gradients add up to the
+            batch's. None: a process's whole share of the batch at once. Batch norm sees the
+            micro-batch, so this is a fact of the recipe.
+        pretrained: the timm model whose weights the encoder starts from, or a checkpoint's path;
+            None: random.
         optimiser: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
         rate: of the encoder; the heads' is `head_factor` times this.
         head_factor: 10 in the authors' code.
+        head_scope: what has the heads' rate: `"authors"`: main and auxiliary heads, as in their
+            code, which counts MLA's norms and fusion to the backbone; `"decoder"`: these too.
         floor: rate under which the schedule does not fall, for every parameter; absolute.
         power: of the polynomial decay.
         warmup: steps of linear rise at the start; 0 in the paper.
         weight_decay: 0 in the paper. With AdamW not on biases, norms, position and class tokens.
         average: of the loss, see `segmentation_loss`.
+        ratios: range of the random ratio.
         photometric: whether colours are distorted.
         window, stride: of the evaluation; None: whole images.
+        rule: how evaluation brings an image to `scale`, see `Protocol`.
         evaluate_every: steps between evaluations.
+        evaluate_split: the split that is scored.
         seed: of the weights and the data order.
+        source: where the numbers come from.
     """
 
     name: str
     dataset: str
-    config: SETRConfig
+    config: "SETRConfig | FCNConfig"
     crop: tuple[int, int]
     scale: tuple[int, int]
     batch: int
     schedule: int
+    micro_batch: int | None = None
+    pretrained: str | None = None
     optimiser: str = "sgd"
     rate: float = 0.01
     head_factor: float = 10.0
+    head_scope: str = "authors"
     floor: float = 1e-4
     power: float = 0.9
     warmup: int = 0
@@ -56,15 +79,25 @@ class Recipe:
     photometric: bool = True
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    rule: str = "fit"
     evaluate_every: int = 500
+    evaluate_split: str = "val"
     seed: int = 0
+    source: str = "ours"
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("sgd", "adamw"):
-            raise ValueError(f"optimiser is {self.optimiser!r}; choose 'sgd' or 'adamw'")
-        for name in ("batch", "schedule", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, words in {
+            "optimiser": ("sgd", "adamw"),
+            "average": ("all", "valid"),
+            "head_scope": ("authors", "decoder"),
+        }.items():
+            if getattr(self, name) not in words:
+                choice = " or ".join(map(repr, words))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {choice}")
+        for name in ("batch", "schedule", "evaluate_every", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -72,12 +105,30 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The way back from JSON, which knows lists only."""
+        """The way back from JSON; facts that an older file does not have get their defaults."""
         facts: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        facts["config"] = SETRConfig.from_dict(values["config"])
+        facts["config"] = config_from_dict(values["config"])
         return cls(**facts)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How a run is scored: one view of every image."""
+        return Protocol(self.window, self.stride, self.scale, self.rule)
+
+    @property
+    def encoder(self) -> str:
+        """The encoder in a word, for tables."""
+        c = self.config
+        if not isinstance(c, SETRConfig):
+            return f"ResNet-{c.depth}"
+        if (self.pretrained or "").startswith("deit"):
+            return "DeiT"
+        if c.backbone != "vit":
+            return c.backbone
+        sizes = {shape: name for name, shape in SIZES.items()}
+        return f"T-{sizes.get((c.width, c.depth, c.heads), f'{c.width}x{c.depth}').capitalize()}"
 
     def hash(self) -> str:
         """Twelve letters that change with any fact of the recipe."""
@@ -92,6 +143,30 @@ def facts_hash(facts: dict[str, Any]) -> str:
 def list_recipes() -> list[str]:
     """The names that `train` knows."""
     return list(RECIPES)
+
+
+def recipe_table(pattern: str = "") -> str:
+    """The recipes whose names contain `pattern`, one per line.
+
+    Without a pattern the versions for one GPU are left out; a last line tells of them.
+    """
+    chosen = [r for name, r in RECIPES.items() if pattern in name]
+    if not chosen:
+        raise ValueError(unknown("recipe", pattern, RECIPES))
+    if not pattern:
+        chosen = [r for r in chosen if not r.name.endswith("_1gpu")]
+    rows = [("recipe", "decoder", "encoder", "crop", "batch", "steps", "rate", "heads", "source")]
+    for r in chosen:
+        batch = f"{r.batch}" if r.micro_batch is None else f"{r.batch} by {r.micro_batch}"
+        rows.append(
+            (r.name, getattr(r.config, "decoder", "fcn"), r.encoder, f"{r.crop[0]}x{r.crop[1]}",
+             batch, f"{r.schedule}", f"{r.rate:g}", f"x{r.head_factor:g}", r.source)
+        )  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths)).rstrip() for row in rows]
+    if not pattern:
+        lines.append("Those of the paper also as NAME_1gpu: the same batch, by accumulation.")
+    return "\n".join(lines)
 
 
 def get_recipe(name: str, **overrides: Any) -> Recipe:
@@ -174,15 +249,119 @@ def _camvid_sgd() -> Recipe:
     )
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in [
-        *(_shapes(decoder) for decoder in ("naive", "pup", "mla")),
-        *(
-            _camvid(decoder, size)
-            for decoder in ("naive", "pup", "mla")
-            for size in ("tiny", "small")
-        ),
-        _camvid_sgd(),
-    ]
+def _camvid_gpu(decoder: str) -> Recipe:
+    """CamVid on one GPU: whole images at full size, DeiT-Base, the paper's optimiser."""
+    return Recipe(
+        name=f"camvid_{decoder}_gpu",
+        dataset="camvid",
+        config=model_config(f"setr_{decoder}_base", num_classes=11, image_size=(360, 480)),
+        crop=(360, 480),
+        scale=(480, 360),
+        batch=8,
+        schedule=4000,  # 87 epochs
+        pretrained=PRETRAINED["deit"],
+        evaluate_every=500,
+    )
+
+
+# ---- the paper
+
+# What an encoder starts from. The authors' file for T-Large, jx_vit_large_p16_384, is no longer
+# among timm's: this one has the same shapes and other weights. Whoever has theirs sets
+# pretrained=PATH. The other two are the authors' files.
+PRETRAINED = {
+    "large": "vit_large_patch16_384.augreg_in21k_ft_in1k",
+    "base": "vit_base_patch16_384.orig_in21k_ft_in1k",
+    "deit": "deit_base_distilled_patch16_384.fb_in1k",
 }
+CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal_context": 60}
+SCHEDULE = {"ade20k": 160_000, "cityscapes": 80_000, "pascal_context": 80_000}
+BATCH = {"ade20k": 16, "cityscapes": 8, "pascal_context": 16}  # on 8 GPUs
+MICRO_BATCH = {"ade20k": 2, "cityscapes": 1, "pascal_context": 2}  # what each of those 8 had
+RATES = {  # of the encoder, in the authors' configurations
+    ("ade20k", "naive"): 0.01,
+    ("ade20k", "pup"): 0.001,
+    ("ade20k", "mla"): 0.001,
+    ("cityscapes", "naive"): 0.01,
+    ("cityscapes", "pup"): 0.01,
+    ("cityscapes", "mla"): 0.002,
+    ("pascal_context", "naive"): 0.01,
+    ("pascal_context", "pup"): 0.001,
+    ("pascal_context", "mla"): 0.001,
+}
+PAPER_RATES = {  # where the paper's section 4.1 says another one
+    ("ade20k", "naive"): 0.001,
+    ("cityscapes", "mla"): 0.01,
+    ("pascal_context", "naive"): 0.001,
+}
+CONFIGURED = {  # the encoders for which the authors published a configuration, beside Large
+    ("cityscapes", "naive"): ("base", "deit"),
+    ("cityscapes", "pup"): ("deit",),
+    ("cityscapes", "mla"): ("deit",),
+    ("ade20k", "pup"): ("deit",),
+    ("ade20k", "mla"): ("deit",),
+    ("pascal_context", "pup"): ("deit",),
+    ("pascal_context", "mla"): ("deit",),
+}
+
+
+def _paper(dataset: str, decoder: str, encoder: str) -> Iterator[Recipe]:
+    """One network of the paper's tables, and its variants by one fact each."""
+    protocol: Any = PROTOCOLS[dataset]  # training crops are as large as the window, too
+    size = "base" if encoder == "deit" else encoder
+    published = encoder == "large" or encoder in CONFIGURED.get((dataset, decoder), ())
+    recipe = Recipe(
+        name=f"{dataset}_{decoder}_{encoder}",
+        dataset=dataset,
+        config=model_config(f"setr_{decoder}_{size}", CLASSES[dataset], protocol.window),
+        crop=protocol.window,
+        scale=protocol.base,
+        batch=BATCH[dataset],
+        schedule=SCHEDULE[dataset],
+        pretrained=PRETRAINED[encoder],
+        rate=RATES[dataset, decoder],
+        window=protocol.window,
+        stride=protocol.stride,
+        rule=protocol.rule,
+        evaluate_every=SCHEDULE[dataset] // 10,
+        source="authors" if published else "authors, adapted",
+    )
+    yield recipe
+
+    def variant(suffix: str, **facts: Any) -> Recipe:
+        return dataclasses.replace(recipe, name=f"{recipe.name}_{suffix}", **facts)
+
+    if (dataset, decoder) in PAPER_RATES:
+        yield variant("paper_rate", rate=PAPER_RATES[dataset, decoder], source="paper")
+    if dataset == "cityscapes":
+        yield variant("40k", schedule=40_000, evaluate_every=4000)
+    elif decoder == "mla":
+        yield variant("b8", batch=8)
+    if recipe.name == "cityscapes_pup_large":  # 42.27 mIoU in the paper, against 78.39
+        yield variant(
+            "40k_random", schedule=40_000, evaluate_every=4000, pretrained=None, source="paper"
+        )
+
+
+def _one_gpu(recipe: Recipe) -> Recipe:
+    """The same batch in parts that fit one GPU. Batch norm then sees a part, not the batch."""
+    return dataclasses.replace(
+        recipe, name=f"{recipe.name}_1gpu", micro_batch=MICRO_BATCH[recipe.dataset]
+    )
+
+
+def _all() -> Iterator[Recipe]:
+    for decoder in DECODERS:
+        yield _shapes(decoder)
+    for decoder in DECODERS:
+        for size in ("tiny", "small"):
+            yield _camvid(decoder, size)
+    yield _camvid_sgd()
+    for decoder in DECODERS:
+        yield _camvid_gpu(decoder)
+    paper = [r for place in RATES for encoder in PRETRAINED for r in _paper(*place, encoder)]
+    yield from paper
+    yield from map(_one_gpu, paper)
+
+
+RECIPES = {recipe.name: recipe for recipe in _all()}

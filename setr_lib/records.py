@@ -1,5 +1,6 @@
 """What a run leaves behind: enough to know what was run, on what, and what came out."""
 
+import json
 import os
 import platform
 import subprocess
@@ -21,17 +22,56 @@ def load_record(name: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is none; the message lists the committed ones.
     """
+    return read_json(run_folder(name) / "record.json")
+
+
+def run_folder(name: str | os.PathLike[str]) -> Path:
+    """Where a run lies that is named as in `load_record`."""
     for folder in (RECORDS / name, Path(name)):
         if (folder / "record.json").is_file():
-            return read_json(folder / "record.json")
+            return folder
     raise FileNotFoundError(
         f"no record {name}; data/records holds {', '.join(list_records()) or 'none'}"
     )
 
 
+def load_log(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's `log.jsonl`; `name` as in `load_record`. Empty if it has none."""
+    file = run_folder(name) / "log.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
 def list_records() -> list[str]:
     """The names of the committed records."""
     return sorted(path.parent.name for path in RECORDS.glob("*/record.json"))
+
+
+def run_record(run: Any) -> dict[str, Any]:
+    """What was run, on what, and what came out; one confusion matrix, the last.
+
+    Args:
+        run: a `training.Run`.
+    """
+    recipe, evaluations = run.recipe, run.evaluations
+    plain = [{k: v for k, v in e.items() if k != "counts"} for e in evaluations]
+    return {
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash(),
+        "seed": recipe.seed,
+        "classes": list(run.data.classes),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "step": run.step,
+        "finished": run.step == recipe.schedule,
+        "started": run.started,
+        "seconds": round(run.seconds, 1),
+        **run.surroundings,
+        "sessions": run.sessions,
+        "images": {"train": len(run.data), recipe.evaluate_split: len(run.validation)},
+        "evaluations": plain,
+        "best": max(plain, key=lambda e: e["miou"], default=None),
+        "last": evaluations[-1] if evaluations else None,
+    }
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
@@ -76,7 +116,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what computes."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "pillow", "setr-lib"):
+    for package in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "setr-lib"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

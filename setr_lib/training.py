@@ -2,7 +2,11 @@
 
 A run folder holds `record.json`, `log.jsonl`, `best.safetensors`, `last.safetensors`, and in
 `state/` what `resume` needs. What a step sees is decided by the recipe's seed and the step's number
-alone, so a resumed run is the same run.
+alone, so a resumed run is the same run, and several processes see together what one would see.
+
+Beside this file: `recipes` (what is run), `rates` (which parameter moves how fast), `stream` (the
+crops), `execution` (device, processes, switches), `states` (what is on disk), `progress` (what is
+seen).
 """
 
 # B batch, H W crop rows and columns
@@ -10,32 +14,49 @@ alone, so a resumed run is the same run.
 import json
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .datasets import PairDataset, load_dataset
-from .evaluation import evaluate, scores
-from .files import read_json, whole_file, write_json
-from .model import SETR
+from .datasets import load_dataset
+from .evaluation import evaluate
+from .execution import (
+    Execution,
+    StopRequests,
+    Team,
+    end_with_the_owner,
+    has_unread_parameters,
+    prepare_network,
+    rng_state,
+    set_rng_state,
+    stop_requests,
+)
+from .files import whole_file, write_json
+from .losses import IGNORE
+from .metric import scores
+from .model import make_network
+from .progress import Progress, peak_gflops
+from .rates import describe_groups, make_optimiser, rate_at
 from .recipes import Recipe, get_recipe, replace
-from .records import surroundings
-from .transforms import TrainTransform
-from .weights import save_checkpoint
+from .records import run_record, surroundings
+from .states import clear_run, has_state, load_state, retire_damaged, save_state
+from .stream import TrainingStream, split_batch
+from .weights import load_pretrained, save_checkpoint
 
-LOG_EVERY = 10  # steps between lines of log.jsonl
-SAVE_SECONDS = 60.0  # between savings of state/; an interruption from outside loses at most this
+LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between looks at the loss
+SAVE_SECONDS = 60.0  # between savings of state/: what a killed run loses at most. Longer where
+SAVE_SHARE = 0.05  # a saving would take more than this share of the time
+
+Batch = tuple[Tensor, Tensor]  # images (B,3,H,W) and labels (B,H,W)
 
 
 def train(
@@ -44,12 +65,14 @@ def train(
     resume: bool = False,
     steps: int | None = None,
     data_root: str | os.PathLike[str] = "data",
-    device: str | None = None,
-    workers: int = 0,
+    execution: Execution | None = None,
     progress: bool = True,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Train by a recipe, evaluate, and write the run folder.
+
+    Called in several processes (by `accelerate launch`, torchrun or `accelerate.notebook_launcher`)
+    it shares every batch between them.
 
     Args:
         recipe: a name of `list_recipes()`, or a `Recipe`.
@@ -58,8 +81,7 @@ def train(
         steps: stop after so many steps in all; the rates still follow the recipe's schedule, so
             that a later `resume` continues the same run. None: the whole schedule.
         data_root: as in `load_dataset`.
-        device: `"cpu"`, `"cuda"`, ...; None: a GPU if there is one.
-        workers: processes that prepare the crops; 0: this one.
+        execution: device, precision and switches; None: float32 on a GPU if there is one.
         progress: whether to show a bar.
         overrides: facts of the recipe to replace, for example `seed=1` or `schedule=400`.
 
@@ -67,32 +89,37 @@ def train(
         The record, as in `out_dir/record.json`.
 
     Raises:
-        ValueError: for an unknown recipe or fact, or more steps than the schedule has.
+        ValueError: for an unknown recipe or fact, more steps than the schedule has, or a batch that
+            the processes cannot share evenly.
         FileExistsError: if `out_dir` holds a run and `resume` is not set.
-        FloatingPointError: if the loss is no number any more; the last state is kept.
+        FloatingPointError: if the loss is no number any more; the last state is kept. On a GPU this
+            is noticed up to `LOG_EVERY` steps late, and before anything is saved.
+        OSError: if a file cannot be written; what was written before is untouched.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state has been saved.
     """
     recipe = (
         get_recipe(recipe, **overrides) if isinstance(recipe, str) else replace(recipe, **overrides)
     )
-    run = Run(recipe, Path(out_dir), data_root, torch.device(device or default_device()), progress)
-    return run.go(resume, recipe.schedule if steps is None else steps, workers)
-
-
-def default_device() -> str:
-    """The GPU if torch sees one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        run = Run(recipe, Path(out_dir), data_root, execution or Execution(), progress)
+        return run.go(resume, recipe.schedule if steps is None else steps)
+    finally:  # so that notebook_launcher can start processes after a run in this one
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Run:
     """One training run: its model, optimiser, data, and what has been seen so far."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, data_root: Any, device: torch.device, progress: bool
+        self, recipe: Recipe, out: Path, data_root: Any, execution: Execution, progress: bool
     ) -> None:
-        self.recipe, self.out, self.device, self.progress = recipe, out, device, progress
+        self.recipe, self.out, self.execution = recipe, out, execution
+        self.team = team = Team(execution, find_unused=has_unread_parameters(recipe.config))
+        self.device = team.device
+        self.show = progress and team.is_main
+        self.micro_batch, self.accumulate = split_batch(recipe, team.size)
         self.data = load_dataset(recipe.dataset, "train", data_root)
-        self.validation = load_dataset(recipe.dataset, "val", data_root)
+        self.validation = load_dataset(recipe.dataset, recipe.evaluate_split, data_root)
         classes = len(self.data.classes)
         if recipe.config.num_classes != classes:
             raise ValueError(
@@ -100,105 +127,192 @@ class Run:
                 f"{classes}; set num_classes={classes} in its config"
             )
         torch.manual_seed(recipe.seed)
-        self.model = SETR(recipe.config).to(device)
-        self.optimiser = make_optimiser(self.model, recipe)
+        self.model = prepare_network(make_network(recipe.config), execution, team)
+        self.optimiser: Any = team.accelerator.prepare_optimizer(make_optimiser(self.model, recipe))
+        self.learner = team.accelerator.prepare_model(Learner(self.model, recipe.average))
+        if team.rank:  # the weights are equal everywhere; from here on chance is each one's own
+            torch.manual_seed(recipe.seed + 1_000_003 * team.rank)
         self.step = 0
+        self.pending: list[Tensor] = []  # losses of steps that nobody has looked at yet
+        self.loss = math.nan
         self.seconds = 0.0  # of training and evaluation, over all sessions of the run
-        self.surroundings = surroundings(device)  # of the code that runs, whatever changes on disk
+        self.clock = time.monotonic()
+        self.saved, self.saving_seconds = self.clock, 0.0
+        self.surroundings = surroundings(self.device)  # of this code, whatever changes on disk
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.sessions: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
 
-    def go(self, resume: bool, steps: int, workers: int) -> dict[str, Any]:
+    def go(self, resume: bool, steps: int) -> dict[str, Any]:
         """Run up to `steps` steps in all."""
-        recipe = self.recipe
-        if not 1 <= steps <= recipe.schedule:
+        self.open(resume, steps)
+        batches = iter(self.loader(steps))
+        peak = peak_gflops(self.device, self.execution.precision, self.team.size)
+        board = self.out / "tensorboard" if self.team.is_main else None
+        seen = Progress(self.recipe, self.step, steps, self.device, self.show, board, peak)
+        self.learner.train()
+        self.clock = time.monotonic()
+        try:
+            with stop_requests() as asked:
+                if self.evaluation_is_due(steps):  # the last session ended in the midst of one
+                    self.evaluate(asked, seen)
+                while self.step < steps:
+                    seen.step_begins()
+                    self.train_step([next(batches) for _ in range(self.accumulate)])
+                    stop, save = self.team.total(asked.count > 0, self.saving_is_due())
+                    look = self.step % LOG_EVERY == 0 or self.step == steps
+                    score = self.evaluation_is_due(steps)
+                    if look or score or stop or save or self.device.type == "cpu":
+                        self.look_at_losses()
+                    seen.step_ends()
+                    if look:
+                        rate = rate_at(self.step - 1, self.recipe, self.recipe.rate)
+                        self.log.append(seen.line(self.step, self.loss, rate, self.tick()))
+                    if score or stop or save:
+                        self.save()
+                    if stop and self.step < steps:
+                        raise KeyboardInterrupt
+                    if score:
+                        self.evaluate(asked, seen)
+        except KeyboardInterrupt:
+            self.say(
+                f"Stopped after step {self.step} of {steps}; nothing is lost. Go on with: "
+                f"python -m setr_lib train {self.recipe.name} --out {self.out} --resume "
+                "(with the launcher and the options that this run was started with)"
+            )
+            raise
+        finally:
+            seen.close()
+        self.team.accelerator.wait_for_everyone()
+        return json.loads(json.dumps(run_record(self)))
+
+    def open(self, resume: bool, steps: int) -> None:
+        """Begin a new run, or find the place where an old one stopped."""
+        if not 1 <= steps <= self.recipe.schedule:
             raise ValueError(
-                f"steps is {steps}; the schedule of {recipe.name} has {recipe.schedule} (another "
-                "schedule: schedule=N, on the command line --schedule N)"
+                f"steps is {steps}; the schedule of {self.recipe.name} has {self.recipe.schedule} "
+                "(another schedule: schedule=N, on the command line --schedule N)"
             )
         if resume:
-            self.load_state()
-        elif (self.out / "record.json").exists() or (self.out / "state").exists():
+            self.load()
+            if self.step > steps:
+                raise ValueError(
+                    f"steps is {steps}; {self.out} has {self.step} behind it already: choose more"
+                )
+        elif (self.out / "record.json").exists() or has_state(self.out / "state"):
             raise FileExistsError(
                 f"{self.out} holds a run already; go on with resume=True (--resume), or choose "
                 "another folder"
             )
-        stream = TrainingStream(self.data, recipe)
-        loader = DataLoader(
-            stream, recipe.batch, sampler=range(self.step * recipe.batch, steps * recipe.batch),
-            num_workers=workers, worker_init_fn=_leave_ctrl_c_to_the_main_process,
-        )  # fmt: skip
-        bar = tqdm(total=steps, initial=self.step, desc=recipe.name, disable=not self.progress)
-        clock, saved = time.monotonic(), time.monotonic()
-        with bar, _stop_requests() as stop:
-            for images, labels in loader:
-                loss = self.train_step(images, labels)
-                if self.step % LOG_EVERY == 0 or self.step == steps:
-                    self.seconds, clock = self.seconds + time.monotonic() - clock, time.monotonic()
-                    self.write_log(loss)
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-                if self.step % recipe.evaluate_every == 0 or self.step == steps:
-                    self.evaluate(bar)
-                    saved = -math.inf  # a new score is worth saving at once
-                if stop or self.step == steps or time.monotonic() - saved > SAVE_SECONDS:
-                    self.seconds, clock = self.seconds + time.monotonic() - clock, time.monotonic()
-                    self.save_state()
-                    saved = time.monotonic()
-                if stop and self.step < steps:
-                    bar.write(
-                        f"Stopped after step {self.step} of {steps}; nothing is lost. Go on with: "
-                        f"python -m setr_lib train {recipe.name} --out {self.out} --resume "
-                        "(and the options that this run was started with)"
-                    )
-                    raise KeyboardInterrupt
-        return read_json(self.out / "record.json")
+        elif self.recipe.pretrained:
+            with self.team.accelerator.main_process_first():  # it fetches, the others find
+                report = load_pretrained(self.model, self.recipe.pretrained)
+            self.say(str(report))
+        session = {"step": self.step, "processes": self.team.size, **asdict(self.execution)}
+        self.sessions.append(session)
+        if self.show:
+            self.say(describe_groups(self.optimiser.param_groups, self.recipe))
+        if self.team.is_main:
+            clear_run(self.out)
+            if resume:
+                self.write_files()  # a killed run may have left older ones
 
-    def train_step(self, images: Tensor, labels: Tensor) -> float:
-        """One step of the optimiser; returns the loss."""
+    def loader(self, steps: int) -> DataLoader:
+        """This process's micro-batches of all steps that are left."""
+        batch, team = self.recipe.batch, self.team
+        return DataLoader(
+            TrainingStream(self.data, self.recipe),
+            self.micro_batch,
+            sampler=range(self.step * batch + team.rank, steps * batch, team.size),
+            num_workers=self.execution.workers,
+            worker_init_fn=end_with_the_owner,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the run's random numbers
+        )
+
+    def train_step(self, batch: list[Batch]) -> None:
+        """One step of the optimiser on the micro-batches of one step."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.step, self.recipe, group["base"])
-        self.model.train()
-        images, labels = images.to(self.device), labels.to(self.device)
-        loss = self.model.loss(images, labels, self.recipe.average)
-        value = loss.item()
-        if not math.isfinite(value):
-            first = self.step * self.recipe.batch
-            stream = TrainingStream(self.data, self.recipe)
-            files = [self.data.file(stream.place(first + i)[1]) for i in range(len(images))]
-            raise FloatingPointError(
-                f"the loss is {value} in step {self.step + 1} at the rate "
-                f"{self.optimiser.param_groups[0]['lr']:.3g}; the batch was {', '.join(files)}. "
-                f"Nothing was written since the last saving in {self.out}/state. Check these "
-                "files, or lower the rate (rate=..., --rate)"
-            )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        layout = torch.channels_last if self.execution.channels_last else torch.preserve_format
+        losses = []
+        for number, ((images, labels), weight) in enumerate(zip(batch, self.weights(batch)), 1):
+            images = images.to(self.device, non_blocking=True).to(memory_format=layout)
+            labels = labels.to(self.device, non_blocking=True)
+            last = number == len(batch)  # the processes add up their gradients once per step
+            with nullcontext() if last else self.team.accelerator.no_sync(self.learner):
+                loss = self.learner(images, labels) * weight
+                self.team.accelerator.backward(loss)
+            losses.append(loss.detach())
         self.optimiser.step()
+        self.pending.append(torch.stack(losses).sum())
         self.step += 1
-        return value
 
-    def evaluate(self, bar: tqdm) -> None:
-        """Score the validation split; keep the weights if they are the best so far."""
-        clock = time.monotonic()
-        r = self.recipe
-        counts = evaluate(self.model, self.validation, r.scale, r.window, r.stride, self.progress)
+    def weights(self, batch: list[Batch]) -> list[float]:
+        """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
+
+        That is its share of the pixels that count, times the number of processes, over which the
+        gradients are averaged.
+        """
+        if self.recipe.average == "all":
+            return [1 / len(batch)] * len(batch)
+        counted = [int((labels != IGNORE).sum()) for _, labels in batch]
+        (total,) = self.team.total(sum(counted))
+        return [self.team.size * count / max(total, 1) for count in counted]
+
+    def look_at_losses(self) -> None:
+        """Read the losses since the last look, which waits for the device; stop at a NaN."""
+        found = self.team.accelerator.reduce(torch.stack(self.pending), "mean").tolist()
+        for step, loss in enumerate(found, self.step - len(found)):
+            if not math.isfinite(loss):
+                stream, batch = TrainingStream(self.data, self.recipe), self.recipe.batch
+                numbers = range(step * batch, (step + 1) * batch)
+                files = [self.data.file(stream.place(number)[1]) for number in numbers]
+                raise FloatingPointError(
+                    f"the loss is {loss} in step {step + 1} at the rate "
+                    f"{rate_at(step, self.recipe, self.recipe.rate):.3g}; the batch was "
+                    f"{', '.join(files)}. Nothing was written since the last saving in "
+                    f"{self.out}/state. Check these files, or lower the rate (rate=..., --rate)"
+                )
+        self.pending.clear()
+        self.loss = found[-1]
+
+    def evaluation_is_due(self, steps: int) -> bool:
+        """After every so many steps and at the end, unless it was done."""
+        done = self.evaluations[-1]["step"] if self.evaluations else 0
+        due = self.step % self.recipe.evaluate_every == 0 or self.step == steps
+        return due and self.step != done
+
+    def evaluate(self, asked: StopRequests, seen: Progress) -> None:
+        """Score the evaluation split, keep the weights if they are the best so far, and save.
+
+        The state was saved just before, so that a request to stop is answered at once.
+        """
+        clock, r = time.monotonic(), self.recipe
+        self.team.share_buffers(self.model)
+        asked.interrupt_at_once()
+        counts = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
+        asked.at_once = False
         result = scores(counts)
         self.evaluations.append(
             {
                 "step": self.step,
-                "split": "val",
+                "split": r.evaluate_split,
                 **result.to_dict(self.data.classes),
                 "counts": counts.tolist(),
                 "seconds": round(time.monotonic() - clock, 1),
             }
         )
-        if self.progress:
-            bar.write(f"step {self.step}: {100 * result.miou:.1f} mIoU on val")
-        self.save_weights("last")
-        if result.miou >= max(e["miou"] for e in self.evaluations):
-            self.save_weights("best")
+        seen.curves(self.step, {"miou": result.miou})
+        if self.show:
+            seen.say(f"step {self.step}: {100 * result.miou:.1f} mIoU on {r.evaluate_split}")
+        if self.team.is_main:
+            self.save_weights("last")
+            if result.miou >= max(e["miou"] for e in self.evaluations):
+                self.save_weights("best")
+        self.save()
 
     def save_weights(self, name: str) -> None:
         """`best.safetensors` or `last.safetensors`: weights that know their classes and recipe."""
@@ -211,155 +325,83 @@ class Run:
             step=self.step,
         )
 
-    def write_log(self, loss: float) -> None:
-        """One more line of `log.jsonl`."""
-        group = self.optimiser.param_groups[0]
-        line = {"step": self.step, "loss": round(loss, 5), "rate": group["lr"]}
-        self.log.append({**line, "seconds": round(self.seconds, 1)})
+    def tick(self) -> float:
+        """Add the time since the last call to the run's; returns the seconds of all sessions."""
+        now = time.monotonic()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        return self.seconds
 
-    def save_state(self) -> None:
-        """Write log, record and all that `resume` needs; each file whole or not at all."""
-        with whole_file(self.out / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.log))
-        write_json(self.out / "record.json", self.record())
-        state = {
-            "recipe": self.recipe.hash(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "started": self.started,
-            "evaluations": self.evaluations,
-            "log": self.log,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        with whole_file(self.out / "state" / "last.pt") as temporary:
-            torch.save(state, temporary)
+    def saving_is_due(self) -> bool:
+        """Whether the main process wants to save; the others follow it."""
+        wait = max(SAVE_SECONDS, self.saving_seconds / SAVE_SHARE)
+        return self.team.is_main and time.monotonic() - self.saved > wait
 
-    def load_state(self) -> None:
-        """Go on where `save_state` stopped."""
-        file = self.out / "state" / "last.pt"
-        if not file.exists():
-            raise FileNotFoundError(f"there is no {file} to resume from; start without resume")
-        try:  # weights_only: no code in the file is ever run
-            state = torch.load(file, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"{file} is damaged ({error}); start again in another folder"
-            ) from error
+    def save(self) -> None:
+        """Write the state, then what is made from it; each file whole or not at all."""
+        began = time.monotonic()
+        self.tick()
+        chance = self.team.gather(rng_state(self.device))
+        if self.team.is_main:
+            scaler = self.team.accelerator.scaler
+            state = {
+                "recipe": self.recipe.hash(),
+                **{name: getattr(self, name) for name in KEPT},
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": scaler.state_dict() if scaler else None,
+                "rng": chance,
+            }
+            save_state(self.out / "state", state)
+            self.write_files()
+        self.team.accelerator.wait_for_everyone()
+        self.saved = time.monotonic()
+        self.saving_seconds = self.saved - began
+
+    def load(self) -> None:
+        """Go on where `save` stopped, or where the saving before did if the last is damaged."""
+        state, notice = load_state(self.out / "state")
         if state["recipe"] != self.recipe.hash():
             raise ValueError(
                 f"{self.out} was trained by the recipe {state['recipe']}, this one is "
                 f"{self.recipe.hash()}: resume with the same overrides, or start in another folder"
             )
+        self.team.accelerator.wait_for_everyone()
+        if notice and self.team.is_main:
+            self.say(notice)
+            retire_damaged(self.out / "state")
+        for name in KEPT:
+            setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["rng"].cpu())
-        for name in ("step", "seconds", "started", "evaluations", "log"):
-            setattr(self, name, state[name])
+        if self.team.accelerator.scaler and state["scaler"]:
+            self.team.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.team.rank < len(state["rng"]):
+            set_rng_state(state["rng"][self.team.rank], self.device)
 
-    def record(self) -> dict[str, Any]:
-        """What was run, on what, and what came out; one confusion matrix, the last."""
-        plain = [{k: v for k, v in e.items() if k != "counts"} for e in self.evaluations]
-        best = max(plain, key=lambda e: e["miou"], default=None)
-        return {
-            "recipe": self.recipe.to_dict(),
-            "recipe_hash": self.recipe.hash(),
-            "seed": self.recipe.seed,
-            "classes": list(self.data.classes),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "step": self.step,
-            "finished": self.step == self.recipe.schedule,
-            "started": self.started,
-            "seconds": round(self.seconds, 1),
-            **self.surroundings,
-            "images": {"train": len(self.data), "val": len(self.validation)},
-            "evaluations": plain,
-            "best": best,
-            "last": self.evaluations[-1] if self.evaluations else None,
-        }
+    def write_files(self) -> None:
+        """`log.jsonl` and `record.json`, as far as the run has come."""
+        with whole_file(self.out / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.log))
+        write_json(self.out / "record.json", run_record(self))
+
+    def say(self, text: str) -> None:
+        """A line of the main process's, whether or not there is a bar."""
+        if self.team.is_main:
+            tqdm.write(text)
 
 
-class TrainingStream(Dataset):
-    """The endless row of training crops; crop number n is the same in every run of a recipe.
-
-    Numbers run through shuffled epochs. A crop's randomness comes from (seed, n) alone, so workers,
-    interruptions and processes change nothing.
-    """
-
-    def __init__(self, data: PairDataset, recipe: Recipe) -> None:
-        self.data, self.seed = data, recipe.seed
-        self.transform = TrainTransform(
-            recipe.crop, recipe.scale, recipe.ratios, photometric=recipe.photometric
-        )
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
-
-    def place(self, number: int) -> tuple[int, int]:
-        """Epoch and index in the data set of crop `number`."""
-        epoch, position = divmod(number, len(self.data))
-        if self._order[0] != epoch:
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.data))
-            self._order = (epoch, order)
-        return epoch, int(self._order[1][position])
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        image, label = self.data[self.place(number)[1]]
-        return self.transform(image, label, np.random.default_rng([self.seed, 1, number]))
+KEPT = ("step", "seconds", "started", "sessions", "evaluations", "log")  # of a run, in its state
 
 
-def rate_at(step: int, recipe: Recipe, base: float) -> float:
-    """The rate of 0-based step t: (base - floor) * (1 - t/T) ** power + floor.
+class Learner(nn.Module):
+    """The network and its loss as one module: processes meet in a module's forward pass."""
 
-    The floor is absolute, the same for every group, as in the authors' configurations. A warm-up,
-    if there is one, multiplies this by (t + 1) / warmup.
-    """
-    floor = min(recipe.floor, base)
-    rate = (base - floor) * (1 - step / recipe.schedule) ** recipe.power + floor
-    return rate * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else rate
+    def __init__(self, network: nn.Module, average: str) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.average = average
 
-
-def make_optimiser(model: SETR, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW with the heads at `head_factor` times the rate.
-
-    The groups carry their peak rate as `base`. Weight decay leaves out everything with one
-    dimension (biases, norms) and the position and class tokens.
-    """
-    head = {id(p) for p in model.head_parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        decays = p.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
-        groups.setdefault((id(p) in head, decays), []).append(p)
-    parameters = [
-        {
-            "params": members,
-            "base": recipe.rate * (recipe.head_factor if in_head else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (in_head, decays), members in groups.items()
-    ]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.rate, momentum=0.9)
-    return torch.optim.AdamW(parameters, lr=recipe.rate)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that is filled when Ctrl-C or SIGTERM arrives, instead of dying in mid-step."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # only the main thread may listen for signals
-        return
-    before = {
-        s: signal.signal(s, lambda got, _: asked.append(got))
-        for s in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave_ctrl_c_to_the_main_process(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""
+        # The data set has checked the labels; looking at them again would wait for a GPU.
+        return self.network.loss(images, labels, self.average, check=labels.device.type == "cpu")

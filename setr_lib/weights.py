@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,9 +29,17 @@ from .errors import few, unknown
 from .files import whole_file
 from .geometry import Size, as_size, patch_grid
 from .keys import recognise, translate
-from .model import LAYERS, SETR, SETRConfig
+from .model import LAYERS, SETR, SETRConfig, config_from_dict, make_network
 
-Source = str | os.PathLike[str] | Mapping[str, Tensor]
+
+class Checkpoint(NamedTuple):
+    """A file that was read: its tensors, and what one of our files says of itself."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+Source = str | os.PathLike[str] | Mapping[str, Tensor] | Checkpoint
 
 
 @dataclass
@@ -73,7 +81,8 @@ def load_weights(model: SETR, source: Source, strict_head: bool = True) -> LoadR
     leaves the heads fresh. After an error the model is what it was.
 
     Args:
-        source: a file (safetensors, or a pickle whose code is not run), or a state dict.
+        source: a file (safetensors, or a pickle whose code is not run), a state dict, or what
+            `read_tensors` made of one.
         strict_head: False lets classifiers with another number of classes start fresh.
 
     Raises:
@@ -141,6 +150,8 @@ def load_pretrained(model: SETR, name: str) -> LoadReport:
         return load_weights(model, name)
     import timm
 
+    if not isinstance(model.config, SETRConfig):
+        raise ValueError(f"{type(model).__name__} takes no pretrained weights; use pretrained=None")
     if not timm.is_model(name):
         raise ValueError(f"no file here, and {unknown('timm model', name, timm.list_models())}")
     own = model.config.backbone == name  # the timm backbone itself, not our encoder
@@ -163,8 +174,10 @@ def config_from_checkpoint(
     heads: int | None = None,
     layers: tuple[int, ...] | None = None,
     image_size: int | Size | None = None,
-) -> SETRConfig:
+) -> Any:
     """The configuration of the network in a checkpoint, read off its keys and shapes.
+
+    A `SETRConfig`; for this library's file of the baseline its `FCNConfig`.
 
     Args:
         source: a file or a state dict of this library, the authors or mmsegmentation.
@@ -178,7 +191,7 @@ def config_from_checkpoint(
     tensors, about = read_tensors(source)
     if "config" in about:
         given: dict[str, Any] = {"heads": heads, "layers": layers, "image_size": image_size}
-        config = SETRConfig.from_dict(about["config"])
+        config = config_from_dict(about["config"])
         return dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     names, _ = translate(tensors)
     if "head.classifier.weight" not in names:
@@ -275,25 +288,32 @@ def inflate(weight: Tensor, channels: int) -> Tensor:
 
 
 def save_checkpoint(
-    model: SETR, path: str | os.PathLike[str], half: bool = False, **about: Any
+    model: Any, path: str | os.PathLike[str], half: bool = False, **about: Any
 ) -> None:
     """Write weights and configuration to one safetensors file, whole or not at all.
 
     Args:
+        model: a `SETR` or an `FCN`.
         half: keep floats in 16 bits: half the size, for files that travel, not for resuming.
         about: anything JSON can hold that a reader of the file needs (classes, palette, recipe).
+
+    Raises:
+        OSError: if it cannot be written; a file that was there before is untouched.
     """
     about = {"config": dataclasses.asdict(model.config), **about}
     tensors = {k: value.detach().cpu().contiguous() for k, value in model.state_dict().items()}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"setr_lib": json.dumps(about)})
+        try:
+            save_file(tensors, temporary, metadata={"setr_lib": json.dumps(about)})
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
 
 
 def load_checkpoint(
     path: str | os.PathLike[str], device: str | torch.device = "cpu"
-) -> tuple[SETR, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Read what `save_checkpoint` wrote: the model, in evaluation mode, and what is known of it.
 
     Raises:
@@ -306,32 +326,38 @@ def load_checkpoint(
             f"{path} does not say which network it holds; bring it into this library's form first: "
             f"python -m setr_lib convert {path} OUT.safetensors"
         )
-    model = SETR(SETRConfig.from_dict(about["config"]))
+    model = make_network(config_from_dict(about["config"]))
     model.load_state_dict(tensors)
     return model.to(device).eval(), about
 
 
-def read_tensors(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(source: Source) -> Checkpoint:
     """The tensors of a file or a state dict, and what one of our files says of itself.
 
     Containers (`state_dict`, `model`) are unwrapped and a `module.` in front is removed.
     """
+    if isinstance(source, Checkpoint):
+        return source
     if isinstance(source, Mapping):
-        return dict(_plain(source)), {}
+        return Checkpoint(dict(_plain(source)), {})
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with open(path, "rb") as file:
-        zipped_or_pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+        head = file.read(9)
+    # A safetensors file starts with the length of its header, which may look like a pickle's mark
+    # (896 is 80 03); its ninth byte opens the header.
+    marks = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    zipped_or_pickled = head[:2] in marks and head[8:] != b"{"
     if zipped_or_pickled:
-        return dict(_plain(_unpickle(path))), {}
+        return Checkpoint(dict(_plain(_unpickle(path))), {})
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no checkpoint ({error}); fetch it again") from error
-    return tensors, json.loads(metadata.get("setr_lib", "{}"))
+    return Checkpoint(tensors, json.loads(metadata.get("setr_lib", "{}")))
 
 
 # Training logs that checkpoints carry along beside the tensors. They are not read: each of these

@@ -10,14 +10,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import small_config
 from PIL import Image
 
-from setr_lib import confusion_matrix, load_checkpoint, recipes
+from setr_lib import SETR, confusion_matrix, load_checkpoint, recipes
 from setr_lib.__main__ import main
 from setr_lib.datasets import Shapes
 from setr_lib.evaluation import check_classes
 from setr_lib.exports import save_label_ids
+from setr_lib.recipes import replace
 from setr_lib.shapes import PALETTE
+from setr_lib.weights import save_checkpoint
 
 
 @pytest.fixture
@@ -242,5 +245,38 @@ def test_help_lists_the_commands():
     done = subprocess.run(
         [sys.executable, "-m", "setr_lib", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("summary", "convert", "download", "train", "evaluate", "predict", "baselines"):
+    commands = ("summary", "convert", "download", "check", "recipes", "train", "plot", "evaluate")
+    for command in (*commands, "predict", "baselines"):
         assert command in done.stdout
+
+
+def test_plot_draws_several_runs(trained, tmp_path, capsys):
+    assert main(["plot", str(trained), "camvid_naive_tiny", "--out", "curves.png"]) == 0
+    assert Image.open("curves.png").size[0] > 500 and "curves.png" in capsys.readouterr().out
+    assert main(["plot", "no_run"]) == 2 and "no record no_run" in capsys.readouterr().err
+
+
+def test_switches_and_facts_from_the_command_line(tmp_path, monkeypatch, small_recipe):
+    monkeypatch.setitem(
+        recipes.RECIPES, "shapes_naive_tiny", replace(small_recipe, pretrained="some_model")
+    )
+    words = ["--precision", "bf16", "--activation-checkpointing", "--channels-last"]
+    words += ["--pretrained", "none", "--micro-batch", "1", "--steps", "1", "--device", "cpu"]
+    assert main(["train", "shapes_naive_tiny", "--out", str(tmp_path), "--quiet", *words]) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["recipe"]["pretrained"] is None and record["recipe"]["micro_batch"] == 1
+    session = record["sessions"][0]
+    assert session["precision"] == "bf16" and session["activation_checkpointing"]
+    assert session["channels_last"] and not session["compile"]
+
+
+def test_convert_reads_its_input_once(tmp_path, monkeypatch):
+    from setr_lib import weights
+
+    save_checkpoint(SETR(small_config()), tmp_path / "a.safetensors")
+    opened, open_file = [], weights.safe_open
+    monkeypatch.setattr(
+        weights, "safe_open", lambda *a, **k: opened.append(a) or open_file(*a, **k)
+    )
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == 0
+    assert len(opened) == 1

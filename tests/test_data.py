@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
 
 from setr_lib import load_dataset
-from setr_lib.datasets import CamVid, Shapes, read_image
+from setr_lib.datasets import CamVid, Shapes
 from setr_lib.transforms import (
     TrainTransform,
     denormalise,
@@ -165,13 +167,6 @@ def test_unknown_names_are_explained():
         load_dataset("camvid", "dev")
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1", "CMYK"])
-def test_images_of_any_mode_become_rgb(tmp_path, mode):
-    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
-    Image.fromarray(np.full((5, 4, 3), 255, np.uint8)).convert(mode).save(path)
-    assert (read_image(path) == 255).all() and read_image(path).shape == (5, 4, 3)
-
-
 def test_camvid_facts():
     """11 classes in the tutorial's order, which has no road marking between pole and road."""
     assert len(CamVid.classes) == len(CamVid.palette) == 11
@@ -199,6 +194,47 @@ def test_labels_follow_pixels(number, axis):
     inside = places != 255
     painted_place = torch.from_numpy(denormalise(pixels)[..., axis].astype(np.int64))
     assert inside.any() and (painted_place - places)[inside].abs().max() <= 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("number", range(6))
+def test_crop_and_flip_move_labels_exactly(number, axis):
+    """At ratio 1 every label is the coordinate that its pixel's colour names, none is off."""
+    image, _ = painted()
+    change = TrainTransform((40, 56), (90, 60), (1.0, 1.0), photometric=False, max_share=1.01)
+    pixels, places = change(image, image[..., axis].copy(), np.random.default_rng(number))
+    assert np.array_equal(denormalise(pixels)[..., axis], places)
+    step = np.diff(places, axis=1 - axis)
+    assert not step.any() and set(np.diff(places, axis=axis).ravel().tolist()) <= {1, -1}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("number", range(12))
+def test_scaled_labels_are_the_nearest(number, axis):
+    """Every label is the coordinate nearest to the place that its pixel's colour names.
+
+    Coordinates are painted four grey values apart. Half a pixel is what rounding a place to a
+    coordinate takes; the grey value beyond it is the image's own rounding to 8 bits.
+    """
+    y, x = np.mgrid[:50, :60].astype(np.uint8)
+    image = 4 * np.stack([y, x, np.zeros_like(x)], 2)
+    change = TrainTransform((40, 56), (60, 50), photometric=False, max_share=1.01)
+    pixels, places = change(image, (y, x)[axis].copy(), np.random.default_rng(number))
+    inside = places.numpy() != 255
+    painted_place = denormalise(pixels)[..., axis][inside] / 4
+    assert inside.any() and np.abs(painted_place - places.numpy()[inside]).max() <= 0.5 + 1 / 4
+
+
+@pytest.mark.parametrize("size", [(30, 45), (77, 113), (60, 91), (180, 270)])
+def test_resizing_is_torchvisions(size):
+    """Images and labels as `transforms.v2` resizes them, which cannot take our generator."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    label = np.random.default_rng(1).integers(0, 150, (60, 90), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    wanted = v2.resize(pixels, list(size), antialias=False).permute(1, 2, 0).numpy()
+    assert np.abs(resize_image(image, size).astype(int) - wanted).max() <= 1
+    places = v2.resize(torch.from_numpy(label)[None], list(size), InterpolationMode.NEAREST_EXACT)
+    assert np.array_equal(resize_label(label, size), places[0].numpy())
 
 
 def test_resized_labels_have_no_drift():
@@ -239,6 +275,7 @@ def test_scale_rule_is_mmcvs():
     assert fit_inside((1024, 2048), (2049, 1025)) == (1025, 2049)
     assert fit_inside((500, 1000), (2048, 512)) == (512, 1024)
     assert fit_inside((200, 2000), (2048, 512)) == (205, 2048)
+    assert fit_inside((375, 500), (520, 520)) == (390, 520)  # Pascal Context's square box
     assert fit_inside((1, 1000), (100, 50)) == (1, 100)
 
 

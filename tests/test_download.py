@@ -179,6 +179,14 @@ def test_what_cannot_be_fetched_is_explained(name, words):
     assert all(word in str(error.value) for word in words)
 
 
+def test_an_archive_with_an_image_too_many_is_refused(archive, server, tmp_path):
+    extra = [("Tutorial-0123/CamVid/val/c.png", png(np.zeros((6, 8, 3), np.uint8)))]
+    make_zip(server[0] / "data.zip", extra=extra)
+    with pytest.raises(ValueError, match="data.zip is not what it .*val/c.png has no label"):
+        fetch_archive(archive, tmp_path / "data" / "camvid", False)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_data_that_is_there_stays(tmp_path):
     (tmp_path / "camvid").mkdir()
     with pytest.raises(FileExistsError, match="camvid is there already; remove it first"):

@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import signal
-import threading
 
 import numpy as np
 import pytest
@@ -13,12 +10,18 @@ import torch
 
 from setr_lib import SETR, get_recipe, load_checkpoint, train
 from setr_lib.datasets import Shapes
-from setr_lib.recipes import Recipe, list_recipes, replace
-from setr_lib.training import Run, TrainingStream, make_optimiser, rate_at
+from setr_lib.execution import Execution
+from setr_lib.protocol import Protocol
+from setr_lib.rates import describe_groups, make_optimiser, parameter_groups, rate_at
+from setr_lib.recipes import Recipe, replace
+from setr_lib.records import load_log
+from setr_lib.stream import TrainingStream
+from setr_lib.training import Run
 
 
-def run(recipe, out, **options):
-    return train(recipe, out, progress=False, device="cpu", **options)
+def run(recipe, out, workers=0, **options):
+    execution = Execution(device="cpu", workers=workers)
+    return train(recipe, out, progress=False, execution=execution, **options)
 
 
 def weights(out, name="last"):
@@ -51,87 +54,11 @@ def test_best_is_the_best_evaluation(tmp_path, small_recipe, monkeypatch):
     assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 12
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_stop_and_resume_equals_one_run(tmp_path, small_recipe, optimiser, workers):
-    """Twelve steps straight and 5 + 7 through a checkpoint, in mid-epoch: equal to the last bit."""
-    recipe = dataclasses.replace(small_recipe, optimiser=optimiser, photometric=True)
-    run(recipe, tmp_path / "one")
-    run(recipe, tmp_path / "two", steps=5, workers=workers)
-    record = run(recipe, tmp_path / "two", resume=True, workers=workers)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert record["step"] == 12 and [e["step"] for e in record["evaluations"]] == [5, 6, 12]
-
-
-@pytest.mark.parametrize("asked_by", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_loses_nothing(tmp_path, small_recipe, asked_by, capsys, monkeypatch):
-    """A stop request ends the step, saves, says how to go on; resuming gives the same weights."""
-    do_step = Run.train_step
-
-    def ask_in_step_four(job, *batch):
-        if job.step == 3:
-            os.kill(os.getpid(), asked_by)
-        return do_step(job, *batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "train_step", ask_in_step_four)
-        run(small_recipe, tmp_path / "two")
-    said = capsys.readouterr()
-    record = json.loads((tmp_path / "two" / "record.json").read_text())
-    assert record["step"] == 4 and not record["finished"]
-    assert "Stopped after step 4 of 12" in said.out + said.err
-    assert f"--out {tmp_path / 'two'} --resume" in said.out + said.err
-    run(small_recipe, tmp_path / "one")
-    run(small_recipe, tmp_path / "two", resume=True)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, small_recipe, monkeypatch):
-    """The message names step, rate and files; what was saved before stays as it was."""
-    run(small_recipe, tmp_path, steps=3)
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    monkeypatch.setattr(SETR, "loss", lambda *a, **k: torch.tensor(math.nan, requires_grad=True))
-    words = r"nan in step 4 at the rate \S+; the batch was shapes number \d+, shapes number \d+"
-    with pytest.raises(FloatingPointError, match=words):
-        run(small_recipe, tmp_path, resume=True)
-    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-
-
-def test_a_run_is_not_overwritten(tmp_path, small_recipe):
-    run(small_recipe, tmp_path, steps=2)
-    before = (tmp_path / "last.safetensors").read_bytes()
-    with pytest.raises(FileExistsError, match="holds a run already; go on with"):
-        run(small_recipe, tmp_path, steps=2)
-    with pytest.raises(ValueError, match=f"was trained by the recipe {small_recipe.hash()}"):
-        run(small_recipe, tmp_path, resume=True, seed=3)
-    assert (tmp_path / "last.safetensors").read_bytes() == before
-
-
-def test_a_damaged_state_is_named(tmp_path, small_recipe):
-    with pytest.raises(FileNotFoundError, match="to resume from"):
-        run(small_recipe, tmp_path, resume=True)
-    run(small_recipe, tmp_path, steps=2)
-    state = tmp_path / "state" / "last.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
-        run(small_recipe, tmp_path, resume=True)
-
-
 @pytest.mark.parametrize("steps", [0, 13])
 def test_steps_lie_in_the_schedule(tmp_path, small_recipe, steps):
     with pytest.raises(ValueError, match=f"steps is {steps}; the schedule .* has 12"):
         run(small_recipe, tmp_path, steps=steps)
     assert not any(tmp_path.iterdir())
-
-
-def test_training_works_outside_the_main_thread(tmp_path, small_recipe):
-    """Only the main thread may listen for signals; a run in another one goes without."""
-    thread = threading.Thread(target=run, args=(small_recipe, tmp_path), kwargs={"steps": 2})
-    thread.start()
-    thread.join()
-    assert json.loads((tmp_path / "record.json").read_text())["step"] == 2
 
 
 def test_rates_follow_the_closed_form(small_recipe):
@@ -147,11 +74,11 @@ def test_rates_follow_the_closed_form(small_recipe):
         weight_decay=0.0,
     )
     torch.manual_seed(0)
-    job = Run(recipe, None, "data", torch.device("cpu"), False)
+    job = Run(recipe, None, "data", Execution(device="cpu"), False)
     heads = {id(p) for p in job.model.head_parameters()}
     images, labels = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
     for step in range(40):
-        job.train_step(images, labels)
+        job.train_step([(images, labels)])
         for group in job.optimiser.param_groups:
             base = 0.1 if id(group["params"][0]) in heads else 0.01
             assert group["lr"] == pytest.approx((base - 1e-4) * (1 - step / 40) ** 0.9 + 1e-4)
@@ -173,6 +100,7 @@ def test_every_parameter_is_in_one_group(decoder):
     names = {id(p): name for name, p in model.named_parameters()}
     seen = {}
     for group in make_optimiser(model, recipe).param_groups:
+        assert group["lr"] == group["base"]  # a step without the loop has the rates too
         for p in group["params"]:
             assert names[id(p)] not in seen
             seen[names[id(p)]] = (group["base"], group["weight_decay"])
@@ -193,28 +121,126 @@ def test_an_epoch_visits_every_image_once(small_recipe):
     assert [i for _, i in epochs[0]] != [i for _, i in epochs[1]] != list(range(12))
 
 
-def test_unknown_names_are_explained(tmp_path):
-    with pytest.raises(ValueError, match="did you mean camvid_pup_tiny"):
-        train("camvid_pup_tny", tmp_path)
-    with pytest.raises(ValueError, match="unknown fact of a recipe 'lr'.*rate"):
-        train("camvid_pup_tiny", tmp_path, lr=1)
-    with pytest.raises(ValueError, match="optimiser is 'lion'"):
-        get_recipe("camvid_pup_tiny", optimiser="lion")
-    with pytest.raises(ValueError, match="batch is 0"):
-        get_recipe("camvid_pup_tiny", batch=0)
-
-
 def test_classes_of_network_and_data_agree(tmp_path, small_recipe):
     config = dataclasses.replace(small_recipe.config, num_classes=5)
     with pytest.raises(ValueError, match="has 5 classes, shapes 8; set num_classes=8"):
         run(replace(small_recipe, config=config), tmp_path)
 
 
-def test_recipes_of_the_contract_exist():
-    sizes = {"camvid": ("tiny", "small"), "shapes": ("tiny",)}
-    for data, names in sizes.items():
-        for decoder in ("naive", "pup", "mla"):
-            for size in names:
-                recipe = get_recipe(f"{data}_{decoder}_{size}")
-                assert recipe.dataset == data and recipe.config.decoder == decoder
-    assert len({get_recipe(name).hash() for name in list_recipes()}) == len(list_recipes())
+def test_the_scope_of_the_heads_rate_can_be_chosen():
+    """`"decoder"` takes MLA's norms and fusion along; the table of groups shows it."""
+    shown = {}
+    for scope, rate in (("authors", 0.01), ("decoder", 0.1)):
+        recipe = get_recipe("camvid_mla_tiny", head_scope=scope, head_factor=10.0, rate=0.01)
+        recipe = dataclasses.replace(recipe, optimiser="sgd", weight_decay=0.0)
+        model = SETR(recipe.config)
+        groups = {group["name"]: group for group in parameter_groups(model, recipe)}
+        assert groups["neck"]["base"] == rate and groups["heads"]["base"] == 0.1
+        assert groups["encoder"]["base"] == 0.01
+        assert {id(p) for p in groups["neck"]["params"]} == {id(p) for p in model.neck.parameters()}
+        shown[scope] = describe_groups(list(groups.values()), recipe)
+    assert "neck" in shown["authors"] and shown["authors"] != shown["decoder"]
+
+
+def test_the_step_of_a_bad_loss_is_named_also_when_looked_at_late(small_recipe):
+    """On a GPU several losses are read at once; the first that is no number decides."""
+    job = Run(small_recipe, None, "data", Execution(device="cpu"), False)
+    job.step = 9
+    job.pending = [torch.tensor(v) for v in (1.0, 2.0, math.inf, math.nan)]
+    stream = TrainingStream(job.data, small_recipe)
+    files = ", ".join(job.data.file(stream.place(number)[1]) for number in (14, 15))
+    with pytest.raises(FloatingPointError, match=f"is inf in step 8 .*the batch was {files}\\."):
+        job.look_at_losses()
+
+
+def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
+    tmp_path, small_recipe, monkeypatch
+):
+    from setr_lib import training as loop
+
+    asked = []
+    monkeypatch.setattr(
+        loop, "evaluate", lambda _, data, **k: asked.append((data, k)) or torch.eye(8).long()
+    )
+    recipe = dataclasses.replace(
+        small_recipe, evaluate_split="test", rule="short", window=(32, 32), stride=(9, 9)
+    )
+    record = run(recipe, tmp_path, steps=1)
+    data, how = asked[0]
+    assert data.split == record["last"]["split"] == "test"
+    assert how["protocol"] == Protocol((32, 32), (9, 9), recipe.scale, "short")
+
+
+def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
+    """The baseline takes the same loop, and its file says which network it holds."""
+    from setr_lib import training as loop
+    from setr_lib.baselines import FCN, FCNConfig
+    from setr_lib.weights import config_from_checkpoint, load_pretrained
+
+    monkeypatch.setattr(loop, "save_state", lambda *_: None)  # half a gigabyte
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: torch.eye(8).long())
+    recipe = dataclasses.replace(small_recipe, config=FCNConfig(50, 8))
+    record = run(recipe, tmp_path, steps=1)
+    assert Recipe.from_dict(record["recipe"]) == recipe
+    model, about = load_checkpoint(tmp_path / "last.safetensors")
+    assert isinstance(model, FCN) and about["step"] == 1
+    assert config_from_checkpoint(tmp_path / "last.safetensors") == model.config == recipe.config
+    with pytest.raises(ValueError, match="FCN takes no pretrained weights"):
+        load_pretrained(model, "resnet50")
+
+
+def test_a_run_starts_from_pretrained_weights(tmp_path, small_recipe):
+    """From a file, and only at its beginning: a resumed run has its own."""
+    from setr_lib.weights import save_checkpoint
+
+    theirs = SETR(small_recipe.config)
+    torch.nn.init.constant_(theirs.encoder.cls_token, 0.123)
+    save_checkpoint(theirs, tmp_path / "theirs.safetensors")
+    recipe = dataclasses.replace(
+        small_recipe, pretrained=str(tmp_path / "theirs.safetensors"), rate=1e-9, weight_decay=0.0
+    )
+    run(recipe, tmp_path / "run", steps=1)
+    (tmp_path / "theirs.safetensors").unlink()
+    run(recipe, tmp_path / "run", steps=2, resume=True)
+    model, _ = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert model.encoder.cls_token.mean().item() == pytest.approx(0.123, abs=1e-5)
+
+
+def test_the_log_tells_speed_and_memory(tmp_path, small_recipe):
+    run(small_recipe, tmp_path)
+    for line in load_log(tmp_path):
+        assert line["images_per_second"] > 0 and line["memory_gib"] > 0
+        rate = rate_at(line["step"] - 1, small_recipe, small_recipe.rate)
+        assert line["rate"] == pytest.approx(rate)
+
+
+def test_the_share_of_peak_is_arithmetic_over_time(small_recipe, monkeypatch):
+    """16 images in 2 seconds of a network whose step costs 3 forward passes with all heads."""
+    from setr_lib import progress
+    from setr_lib.costs import peak_tflops, step_gflops
+
+    recipe = dataclasses.replace(small_recipe, batch=8)
+    seen = progress.Progress(recipe, 0, 10, torch.device("cpu"), False, peak=50.0)
+    seen.training_seconds = 2.0
+    gflops = step_gflops(lambda: SETR(recipe.config), recipe.crop)
+    line = seen.line(2, 1.0, 0.1, 3.0)
+    assert line["images_per_second"] == 8
+    assert line["peak_share"] == pytest.approx(8 * gflops / 50, abs=1e-4)
+    assert peak_tflops("NVIDIA H100 80GB HBM3", "bf16") == 989
+    assert peak_tflops("NVIDIA H100 PCIe", "bf16") == 756
+    assert peak_tflops("NVIDIA L4", "fp16") == 121 and peak_tflops("NVIDIA L40S", "fp16") == 362
+    assert peak_tflops("NVIDIA H100 80GB HBM3", "fp32") is None
+    assert peak_tflops("a GPU of tomorrow", "bf16") is None
+
+
+def test_a_training_step_costs_three_forward_passes():
+    """Of all heads; without auxiliary heads, three times what `costs` counts."""
+    from setr_lib import create_model
+    from setr_lib.costs import costs, step_gflops
+
+    def make(aux):
+        return lambda: create_model("setr_pup_tiny", 5, 64, aux=aux)
+
+    plain = step_gflops(make(False), 64)
+    assert plain == pytest.approx(3 * costs(make(False), 64).gflops)
+    assert step_gflops(make(True), 64) > plain

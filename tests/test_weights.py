@@ -347,3 +347,15 @@ def test_defaults_that_no_shape_shows_are_asked_for():
         config_from_checkpoint(state, layers=(0, 1, 2, 3))
     with pytest.raises(ValueError, match="encoder without a decoder"):
         config_from_checkpoint(timm.create_model("vit_tiny_patch16_224").state_dict())
+
+
+def test_own_files_of_a_timm_backbone_are_recognised(tmp_path):
+    """`load_weights` fills a model from the file that `save_checkpoint` wrote."""
+    make = {"num_classes": 5, "image_size": 56, "backbone": "vit_tiny_patch16_224"}
+    theirs = setr_lib.create_model("setr_naive_tiny", **make).eval()
+    save_checkpoint(theirs, tmp_path / "own.safetensors")
+    ours = setr_lib.create_model("setr_naive_tiny", **make).eval()
+    report = load_weights(ours, tmp_path / "own.safetensors")
+    assert report.format == "setr_lib" and not report.fresh
+    images = torch.randn(1, 3, 56, 56)
+    assert torch.equal(ours(images), theirs(images))

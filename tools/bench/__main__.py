@@ -38,7 +38,7 @@ def main() -> None:
             module = importlib.import_module(f".{subject}", __package__)
             peers[module.PEER] = version(module.PEER)
         except (ModuleNotFoundError, PackageNotFoundError) as missing:
-            print(f"{subject:9}left out: {missing} (pip install -r requirements-bench.txt)")
+            print(f"{subject:9}left out: {missing}; see requirements-mmseg.txt")
             continue
         for row in module.rows(options.rounds, options.only):
             row = {"subject": subject, "peer": module.PEER, **row}

@@ -1,0 +1,215 @@
+"""How a run is executed: device, processes, precision, switches. No number of a recipe is here.
+
+Processes, mixed precision and the loss scale of 16-bit floats are Hugging Face Accelerate's.
+"""
+
+import ctypes
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .model import SETRConfig
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What may differ between two machines that run one recipe. Kept in the record.
+
+    Args:
+        precision: `"fp32"`; `"bf16"` or `"fp16"`: the network in 16 bits where that is safe, by
+            autocast. Weights and loss stay in 32. fp16 needs a GPU, and scales the loss.
+        device: `"cpu"`, `"cuda"` or another of torch's; None: a GPU if there is one. Of several
+            GPUs, CUDA_VISIBLE_DEVICES chooses.
+        workers: processes that prepare the crops; 0: the training process itself.
+        activation_checkpointing: keep only the input of every transformer block and compute the
+            block again in the backward pass: less memory, a third more arithmetic, one gradient.
+        compile: compile the network with `torch.compile`; the loss is not part of it.
+        channels_last: keep convolution weights and images with the channels innermost.
+    """
+
+    precision: str = "fp32"
+    device: str | None = None
+    workers: int = 0
+    activation_checkpointing: bool = False
+    compile: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.device or default_device())
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; choose {', '.join(PRECISIONS)}")
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("precision is 'fp16' on a CPU, which has no loss scale; choose 'bf16'")
+
+
+def default_device() -> str:
+    """The GPU if torch sees one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Team:
+    """The processes of a run: this one, or all that a launcher has started.
+
+    Attributes:
+        size, rank: how many processes there are, and which one this is.
+        is_main: whether this is the one that writes files and speaks.
+        device: where this process computes.
+    """
+
+    def __init__(self, execution: Execution, find_unused: bool = False) -> None:
+        # Accelerate keeps one state per process; an earlier run here may have used another one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.accelerator = Accelerator(
+            cpu=execution.device == "cpu",
+            mixed_precision=PRECISIONS[execution.precision],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=find_unused, gradient_as_bucket_view=True
+                )
+            ],
+        )
+        self.size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        if self.device.type != execution.device:
+            raise ValueError(
+                f"device is {execution.device!r}, torch offers {self.device.type!r} here; choose "
+                "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
+            )
+        # Small numbers go from host to host, so that no GPU is waited for.
+        self.hosts: Any = dist.new_group(backend="gloo") if self.size > 1 else None
+
+    def total(self, *numbers: int) -> list[int]:
+        """The sum of each number over the processes."""
+        if self.size == 1:
+            return list(numbers)
+        message = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(message, group=self.hosts)
+        return message.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of their ranks."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value, group=self.hosts)
+        return found
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers: running means differ without SyncBN."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def leave(self) -> None:
+        """Wait for the others, then forget Accelerate's state, so that another run can start."""
+        self.accelerator.wait_for_everyone()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def prepare_network(model: Any, execution: Execution, team: Team) -> Any:
+    """Move a network to its device and apply the switches; several GPUs get SyncBN.
+
+    Raises:
+        ValueError: for activation checkpointing of a network without transformer blocks.
+    """
+    if team.size > 1 and team.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(team.device)
+    if execution.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if execution.activation_checkpointing:
+        blocks = getattr(getattr(model.encoder, "backbone", model.encoder), "blocks", None)
+        if blocks is None:
+            raise ValueError(
+                f"{type(model).__name__} has no transformer blocks to compute again; train it "
+                "without activation_checkpointing"
+            )
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    if execution.compile:  # what the loss calls; whole images, of many sizes, go another way
+        model.small_logits = torch.compile(model.small_logits)
+    return model
+
+
+def has_unread_parameters(config: Any) -> bool:
+    """Whether the network has weights that no head reads: blocks behind the last layer, or a timm
+    backbone's last norm."""
+    if not isinstance(config, SETRConfig):
+        return False
+    return config.backbone not in ("vit", "hybrid") or config.layers[-1] < config.depth - 1
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's random numbers in this process."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_rng_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """The way back; a state from another kind of device is passed over."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+class StopRequests:
+    """Counts Ctrl-C and SIGTERM instead of dying in mid-step.
+
+    While `at_once` is set, one of them raises KeyboardInterrupt where it finds the program.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.at_once = False
+
+    def interrupt_at_once(self) -> None:
+        """From here on a request ends what is being done, also one that is already there."""
+        self.at_once = True
+        if self.count:
+            raise KeyboardInterrupt
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+        if self.at_once:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Listen for Ctrl-C and SIGTERM; outside the main thread, where none arrives, do nothing."""
+    asked = StopRequests()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_the_owner(_: int) -> None:
+    """For the processes that prepare crops: a stop is their owner's affair, its end theirs too.
+
+    torch's watchdog does not end a worker whose owner was killed while a crop was on its way.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

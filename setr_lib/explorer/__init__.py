@@ -1,0 +1,413 @@
+"""The attention explorer: from a pixel to what the network looked at, and on to the class.
+
+One ES module (`explorer.js`) draws it. In a notebook with a kernel it is an anywidget that asks
+Python for every row; in a committed notebook, on the book's page and in `save_html`'s file the same
+module reads everything from the page itself.
+"""
+
+# L layers, H heads, T tokens, N patches; (row, column) in pixels of the image the network reads
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets
+from matplotlib import colormaps
+
+from ..attention import Probes, prepare
+from ..datasets import check_labels
+from ..errors import unknown
+from ..files import whole_file
+from ..geometry import Size, patch_grid
+from ..model import SETR
+from ..plots import Palette, spread_palette
+from ..prediction import to_pixels
+from ..transforms import resize_label
+from .contents import Scene, View, jpeg
+from .packing import Parcel
+from .page import document, fragment, module, picture, still_picture
+
+# Numbers (queries and keys of all layers, heads and tokens) that a page holds: about 8 MB.
+PAGE_NUMBERS = 13_000_000
+SUMMARIES = ("mean", "max", "rollout")
+DIRECTIONS = ("from", "to")
+
+
+class AttentionExplorer(anywidget.AnyWidget):
+    """Click a pixel: what its patch looks at in every layer and head, and what becomes of it.
+
+    Blocks and heads count from 0, patches from (0, 0); entropy is in nats, distances in pixels.
+
+    Args:
+        model: a SETR of the library, on any of its backbones.
+        image: whatever `predict` reads, of any size or mode; or a list of images.
+        label: class numbers `(H,W)` of the image's own size, 255 for none; None without; one per
+            image if there are several.
+        other: a second network with the same patches and classes, shown beside the first with the
+            difference of the two.
+        names: what to call the network(s) on the screen.
+        probes, other_probes: linear probes of every block (`load_probes`), for the emergence panel.
+        classes, palette: names and colours of the classes; `load_checkpoint` gives those of a file.
+        label_classes, label_palette: those of the label, if they are others than the network's (a
+            `shapes` scene for a CamVid network): then right and wrong are not judged.
+        base: (long side, short side) that images are fitted into, for example `recipe.scale`.
+        pixel: (row, column) of the first pixel, in the image as the network reads it.
+        block, head: shown first; head is a number, "mean", "max" or "rollout".
+        cause_pixels: for how many pixels of a grid the page's causal check is computed; with a
+            kernel it is computed for the chosen pixel.
+        pool: on a page, cells of `pool` x `pool` patches stand for the patches; None: 1, or more
+            where the page would grow beyond about 8 MB.
+
+    Raises:
+        ValueError: for networks or labels that do not fit, or a pixel outside the image.
+    """
+
+    _ipython_display_ = None  # ipywidgets 7 would display the widget alone, without the HTML
+    _esm = module()
+    data = traitlets.Bytes().tag(sync=True)
+    view = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        model: SETR,
+        image: Any,
+        label: Any = None,
+        *,
+        other: SETR | None = None,
+        names: Sequence[str] = ("network", "other network"),
+        probes: Probes | None = None,
+        other_probes: Probes | None = None,
+        classes: Sequence[str] | None = None,
+        palette: Palette | None = None,
+        label_classes: Sequence[str] | None = None,
+        label_palette: Palette | None = None,
+        base: tuple[int, int] | None = None,
+        pixel: tuple[int, int] | None = None,
+        block: int = -1,
+        head: int | str = "mean",
+        cause_pixels: int = 8,
+        pool: int | None = None,
+    ) -> None:
+        models = [model] if other is None else [model, other]
+        count = _check_models(models)
+        images = list(image) if isinstance(image, list | tuple) else [image]
+        labels = list(label) if isinstance(label, list | tuple) else [label] * len(images)
+        if not images or len(images) != len(labels):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels; give one per image")
+        same = label_classes is None or list(label_classes) == list(classes or ())
+        kinds = len(label_classes) if label_classes else count
+        self._scenes = [
+            _scene(model, _name(one, n), one, some, kinds, same, base)
+            for n, (one, some) in enumerate(zip(images, labels))
+        ]
+        if len(names) < len(models):
+            raise ValueError(f"{len(names)} names for {len(models)} networks: {list(names)}")
+        self._names = list(names)[: len(models)]
+        self._classes = _class_table(classes, palette, count, "classes")
+        self._label_classes = (
+            self._classes if same else _class_table(label_classes, label_palette, kinds, "labels")
+        )
+        first = _first_pixel(self._scenes[0].size, pixel)
+        self._views = [
+            [
+                View(
+                    net,
+                    scene,
+                    some,
+                    _cause_pixels(scene.size, first if n == 0 else None, cause_pixels),
+                )
+                for net, some in zip(models, (probes, other_probes))
+            ]
+            for n, scene in enumerate(self._scenes)
+        ]
+        view = {
+            "image": 0,
+            "model": 0,
+            "pixel": list(first),
+            "direction": "from",
+            **_first_map(self._views[0][0].shape, block, head),
+        }
+        if pool is not None and not 1 <= pool <= min(self._views[0][0].grid):
+            raise ValueError(
+                f"pool is {pool}; a grid of {self._views[0][0].grid} patches takes 1 to "
+                f"{min(self._views[0][0].grid)}"
+            )
+        self._pool_wanted = pool
+        super().__init__(data=self._pack(stored=False), view=view)
+        self.on_msg(self._receive)
+
+    @traitlets.validate("view")
+    def _check_view(self, proposal: Any) -> dict[str, Any]:
+        """What is shown can be set from Python too: `explorer.view = {**explorer.view, ...}`."""
+        view = proposal["value"]
+        if not 0 <= view["image"] < len(self._scenes) or not 0 <= view["model"] < len(self._names):
+            raise ValueError(f"there is no image {view['image']} with network {view['model']}")
+        _inside(view["pixel"], self._scenes[view["image"]].size)
+        _first_map(self._views[view["image"]][view["model"]].shape, view["block"], view["head"])
+        if view["direction"] not in DIRECTIONS:
+            raise ValueError(unknown("direction", view["direction"], DIRECTIONS))
+        return view
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the explorer as one file that needs no kernel and no network, whole or not at all.
+
+        Attention is stored within 1/255 of the largest number of every picture. Where it would
+        take more than about 8 MB, cells of 2x2, 3x3, ... patches stand for the patches, and the
+        page says so.
+        """
+        page = document(self._fragment(), f"Attention of {' and '.join(self._names)}")
+        with whole_file(path) as temporary:
+            temporary.write_text(page)
+
+    def __repr__(self) -> str:
+        height, width = self._scenes[0].size
+        layers, heads, _ = self._views[0][0].shape
+        return (
+            f"AttentionExplorer({len(self._scenes)} image(s) of {height}x{width}, "
+            f"{layers} blocks x {heads} heads, {' and '.join(self._names)})"
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> Any:
+        """The widget for a live kernel; beside it the HTML that stays in the file.
+
+        Colab gets the HTML alone, which needs no widget manager. A network too large for a page
+        leaves a still picture; `save_html` writes it with larger cells.
+        """
+        shown = {"text/plain": repr(self), "text/html": self._html()}
+        if "google.colab" in sys.modules:
+            return shown
+        widget = super()._repr_mimebundle_()
+        data, metadata = widget or ({}, {})
+        return {**data, **shown}, metadata
+
+    def _html(self) -> str:
+        if self._pool_wanted is not None or self._pool() == 1:
+            return self._fragment()
+        return picture(self._still(), self._alt())
+
+    def _fragment(self) -> str:
+        return fragment(self._pack(stored=True), self._still(), self._alt())
+
+    def _pool(self) -> int:
+        """Patches per side of a cell of the page: 1 where all of them fit."""
+        if self._pool_wanted is not None:
+            return self._pool_wanted
+        pool = 1
+        while True:
+            numbers = 0
+            for views in self._views:
+                for view in views:
+                    layers, heads, _ = view.shape
+                    cells = patch_grid(view.grid, pool)
+                    width = view.model.config.width // heads
+                    numbers += 2 * layers * heads * width * (cells[0] * cells[1] + view.prefix)
+            if numbers <= PAGE_NUMBERS or max(self._views[0][0].grid) <= pool:
+                return pool
+            pool += 1
+
+    def _pack(self, stored: bool) -> bytes:
+        """Everything the module draws; with `stored` also the attention and the causal check."""
+        parcel = Parcel()
+        pool = self._pool() if stored else 1
+        images = []
+        for scene, views in zip(self._scenes, self._views):
+            about: dict[str, Any] = {
+                "name": scene.name,
+                "size": list(scene.size),
+                "patch": views[0].patch,
+                "grid": list(views[0].grid),
+                "picture": parcel.add(jpeg(scene.pixels())),
+                "label": None if scene.label is None else parcel.add(scene.label),
+                "judged": scene.label is not None and scene.same_classes,
+                "models": [],
+            }
+            for view in views:
+                facts = view.forward(parcel)
+                if stored:
+                    facts["attention"] = view.attention(parcel, pool)
+                    facts["means"] = view.means
+                    facts["causes"] = view.causes(parcel)
+                about["models"].append(facts)
+            images.append(about)
+            self._forget_all_but(0)
+        header = {
+            "names": self._names,
+            "classes": self._classes,
+            "label_classes": self._label_classes,
+            "view": self.view if stored else {},
+            "images": images,
+            "viridis": parcel.add(_colours("viridis")),
+            "difference": parcel.add(_colours("PuOr_r")),
+        }
+        return parcel.pack(header)
+
+    def _still(self) -> bytes:
+        view = self._views[0][0]
+        number = self._patch(view, self.view["pixel"])
+        rows = view.rows(number, "from")[:, :, view.prefix :].mean(1)
+        layers = sorted({round(share * (len(rows) - 1)) for share in (0, 1 / 3, 2 / 3, 1)})
+        maps = [rows[layer].view(view.grid).numpy() for layer in layers]
+        titles = [f"block {layer}" for layer in layers]
+        return still_picture(view.scene.pixels(), maps, titles, view.patch, number)
+
+    def _alt(self) -> str:
+        view = self._views[0][0]
+        row, col = divmod(self._patch(view, self.view["pixel"]), view.grid[1])
+        return (
+            f"What the patch in row {row}, column {col} of {view.grid[0]}x{view.grid[1]} looks at: "
+            f"mean over the {view.shape[1]} heads of some of the {view.shape[0]} blocks"
+        )
+
+    def _receive(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
+        """A question of the module; an error is an answer too."""
+        if content.get("ask") is None:
+            return
+        try:
+            answer, arrays = self.answer(content)
+        except (ValueError, RuntimeError) as error:  # a full GPU is an answer too
+            answer, arrays = {"error": str(error)}, []
+        self.send({**answer, "id": content.get("id")}, [array.tobytes() for array in arrays])
+
+    def answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """What the module is told: `ask` is "rows", "rollout", "means", "cause" or "html".
+
+        Returns:
+            Plain values, and float32 arrays: `(L,H,T)` rows, `(L,N)` rollout.
+
+        Raises:
+            ValueError: for a pixel outside the image, or another question.
+        """
+        number, model, ask = question.get("image", 0), question.get("model", 0), question["ask"]
+        if not 0 <= number < len(self._views) or not 0 <= model < len(self._names):
+            raise ValueError(f"there is no image {number} with network {model}")
+        view = self._views[number][model]
+        self._forget_all_but(number)
+        if ask in ("rows", "rollout"):
+            direction = question.get("direction", "from")
+            if direction not in DIRECTIONS:
+                raise ValueError(unknown("direction", direction, DIRECTIONS))
+            patch = self._patch(view, question["pixel"])
+            found = (view.rows if ask == "rows" else view.rollout)(patch, direction)
+            return {"shape": list(found.shape)}, [found.float().contiguous().numpy()]
+        if ask == "means":
+            return {"means": view.means}, []
+        if ask == "cause":
+            self._patch(view, question["pixel"])
+            pixel = (int(question["pixel"][0]), int(question["pixel"][1]))
+            found = view.cause([pixel] * 4, int(question["k"]))  # four random draws
+            return {**found, "patches": found["patches"].tolist()}, []
+        if ask == "html":
+            page = document(self._fragment(), f"Attention of {' and '.join(self._names)}")
+            return {}, [np.frombuffer(page.encode(), np.uint8)]
+        raise ValueError(unknown("question", ask, ["rows", "rollout", "means", "cause", "html"]))
+
+    def _forget_all_but(self, number: int) -> None:
+        """Queries and keys are kept for one image only."""
+        for other, views in enumerate(self._views):
+            for view in views:
+                if other != number:
+                    view.forget()
+
+    @staticmethod
+    def _patch(view: View, pixel: Sequence[int]) -> int:
+        """The number of the patch that holds a pixel."""
+        row, col = _inside(pixel, view.scene.size)
+        return row // view.patch * view.grid[1] + col // view.patch
+
+
+def _check_models(models: Sequence[SETR]) -> int:
+    """The number of classes of networks that can share one cursor."""
+    for model in models:
+        if not isinstance(model, SETR):
+            raise ValueError(
+                f"{type(model).__name__} has no attention to explore; give a setr_lib.SETR"
+            )
+    for what, values in (
+        ("patches of side", [model.encoder.patch_size for model in models]),
+        ("classes:", [model.config.num_classes for model in models]),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"the two networks have {what} {values[0]} and {values[1]}; under one cursor both "
+                "must be the same"
+            )
+    return models[0].config.num_classes
+
+
+def _scene(
+    model: SETR, name: str, image: Any, label: Any, kinds: int, same: bool, base: Size | None
+) -> Scene:
+    pixels = to_pixels(image)
+    images, _ = prepare(model, pixels, base)
+    if label is None:
+        return Scene(name, images, None, same)
+    label = np.asarray(label)
+    if label.shape != pixels.shape[:2]:
+        raise ValueError(
+            f"{name} is {pixels.shape[0]}x{pixels.shape[1]}, its label {label.shape}; "
+            "both must have the same rows and columns"
+        )
+    check_labels(label, kinds, f"the label of {name}")
+    size = (images.shape[-2], images.shape[-1])
+    return Scene(name, images, resize_label(label.astype(np.uint8), size), same)
+
+
+def _name(image: Any, number: int) -> str:
+    """The file's own name, without its folder."""
+    return os.path.basename(image) if isinstance(image, str | os.PathLike) else f"image {number}"
+
+
+def _class_table(
+    names: Sequence[str] | None, palette: Palette | None, count: int, what: str
+) -> list[dict[str, Any]]:
+    names = [f"class {k}" for k in range(count)] if names is None else list(names)
+    colours = spread_palette(count) if palette is None else list(palette)
+    if len(names) != count or len(colours) < count:
+        raise ValueError(f"{len(names)} names and {len(colours)} colours for {count} {what}")
+    return [{"name": n, "colour": [int(v) for v in rgb]} for n, rgb in zip(names, colours)]
+
+
+def _first_pixel(size: Size, pixel: tuple[int, int] | None) -> tuple[int, int]:
+    return (size[0] // 2, size[1] // 2) if pixel is None else _inside(pixel, size)
+
+
+def _inside(pixel: Sequence[int], size: Size) -> tuple[int, int]:
+    row, col = int(pixel[0]), int(pixel[1])
+    if not (0 <= row < size[0] and 0 <= col < size[1]):
+        raise ValueError(
+            f"pixel ({row}, {col}) is outside the image of {size[0]}x{size[1]} pixels that the "
+            f"network reads; rows are 0 to {size[0] - 1}, columns 0 to {size[1] - 1}"
+        )
+    return row, col
+
+
+def _first_map(shape: tuple[int, int, int], block: int, head: int | str) -> dict[str, Any]:
+    layers, heads, _ = shape
+    if not -layers <= block < layers:
+        raise ValueError(f"block is {block}; the network has blocks 0 to {layers - 1}")
+    if isinstance(head, str) and head not in SUMMARIES:
+        raise ValueError(unknown("head", head, SUMMARIES))
+    if not isinstance(head, str) and not 0 <= head < heads:
+        raise ValueError(f"head is {head}; the network has heads 0 to {heads - 1}")
+    return {"block": block % layers, "head": head}
+
+
+def _cause_pixels(size: Size, first: Size | None, count: int) -> list[tuple[int, int]]:
+    """The middles of a grid of about `count` rectangles, and the pixel that is shown first."""
+    if count < 1:
+        return []
+    rows = min(size[0], max(1, round((count * size[0] / size[1]) ** 0.5)))
+    cols = min(size[1], max(1, round(count / rows)))
+    found = [
+        (int((y + 0.5) * size[0] / rows), int((x + 0.5) * size[1] / cols))
+        for y in range(rows)
+        for x in range(cols)
+    ]
+    return ([first] if first else []) + [pixel for pixel in found if pixel != first]
+
+
+def _colours(name: str) -> np.ndarray:
+    return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)

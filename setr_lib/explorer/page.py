@@ -1,0 +1,104 @@
+"""The explorer as HTML that needs nothing else: in a notebook's output, or as a file of its own."""
+
+import html
+import io
+from collections.abc import Sequence
+from importlib.resources import files
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from .packing import deflate, text64
+
+# A box whose attributes hold the module and the data, with a picture for where scripts do not run.
+# The module starts every box of the page that waits; an old browser keeps the picture.
+START = (
+    "(async()=>{for(const box of document.querySelectorAll"
+    "('.setr-explorer:not([data-started])')){box.dataset.started='';"
+    "const packed=Uint8Array.from(atob(box.dataset.module),c=>c.charCodeAt(0));"
+    "const stream=new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate-raw'));"
+    "const script=document.createElement('script');script.type='module';"
+    "script.textContent=await new Response(stream).text();box.append(script)}})()"
+)
+NO_REQUESTS = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+
+
+def module() -> str:
+    """The ES module, with its style sheet inside."""
+    here = files(__package__)
+    style = (here / "explorer.css").read_text()
+    return (here / "explorer.js").read_text().replace("/* explorer.css */", style, 1)
+
+
+def fragment(data: bytes, still: bytes, alt: str) -> str:
+    """What goes into a page; one line, attributes in double quotes.
+
+    Args:
+        data: the parcel of the explorer.
+        still: the JPEG in place of it.
+        alt: the picture in words.
+    """
+    return (
+        f'<div class="setr-explorer" data-module="{text64(deflate(module().encode()))}" '
+        f'data-payload="{text64(data)}">{picture(still, alt)}'
+        "<noscript><p>A still picture: where scripts may run, this is an explorer that shows the "
+        "attention of every patch.</p></noscript></div>"
+        f"<script>{START}</script>"
+    )
+
+
+def picture(still: bytes, alt: str) -> str:
+    """The picture alone, with its words."""
+    return (
+        f'<img style="max-width:100%;height:auto" alt="{html.escape(alt, quote=True)}" '
+        f'src="data:image/jpeg;base64,{text64(still)}">'
+    )
+
+
+def document(fragment: str, title: str) -> str:
+    """A file of its own. Its policy forbids the browser to fetch anything."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{NO_REQUESTS}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(title)}</title>\n"
+        "<style>body{margin:0 auto;padding:12px;max-width:1180px;font-family:system-ui,sans-serif}"
+        "</style>\n</head>\n<body>\n"
+        f"<main>{fragment}</main>\n</body>\n</html>\n"
+    )
+
+
+def still_picture(
+    pixels: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], patch: int, number: int
+) -> bytes:
+    """A JPEG: the image with the asking patch marked, and maps `(Y,X)` of its attention.
+
+    Args:
+        number: of the asking patch, rows first.
+    """
+    height, width = pixels.shape[:2]
+    tall = 7.8 / (len(maps) + 1) * height / width
+    figure = Figure(figsize=(7.8, tall + 0.35), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
+    row, col = divmod(number, maps[0].shape[1])
+    for ax, shown, title in zip(axes, [None, *maps], ["the patch that asks", *titles]):
+        ax.imshow(
+            pixels if shown is None else pixels.mean(2), cmap="gray", extent=(0, width, height, 0)
+        )
+        if shown is not None:
+            covers = (0, shown.shape[1] * patch, shown.shape[0] * patch, 0)
+            ax.imshow(shown, cmap="viridis", alpha=0.75, extent=covers, vmin=0)
+        corner = (col * patch, row * patch)
+        ax.add_patch(
+            mpl.patches.Rectangle(corner, patch, patch, fill=False, edgecolor="white", lw=1.5)
+        )
+        ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        ax.set_title(title, fontsize=8)
+        ax.spines[:].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
+    return file.getvalue()

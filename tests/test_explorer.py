@@ -1,0 +1,443 @@
+"""The explorer without a browser: packed numbers, answers to questions, and what it refuses."""
+
+import io
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_labels, small_config
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import setr_lib
+from setr_lib import SETR, AttentionExplorer, attention_maps, attention_rollout
+from setr_lib.attention import attention_rows, hide, queries_keys
+from setr_lib.datasets import load_dataset
+from setr_lib.explorer import packing
+from setr_lib.explorer.contents import principal_colours
+from setr_lib.explorer.packing import ACCURACY, pack_attention, pooled_pairs, unpack_head
+from setr_lib.model import SETRConfig
+from setr_lib.transforms import normalise, resize_image
+
+SHIPPED = "data/models/camvid_naive_tiny/model.safetensors"
+
+
+def sharp_model(decoder: str = "naive", **facts) -> SETR:
+    """A small network whose attention is far from uniform."""
+    model = SETR(small_config(decoder, **facts)).eval()
+    for block in model.encoder.blocks:
+        block.attn.qkv.weight.data *= 8
+    return model
+
+
+def picture(height: int = 48, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def explorer(model=None, image=None, label=None, **facts) -> AttentionExplorer:
+    image = picture() if image is None else image
+    return AttentionExplorer(model or sharp_model(), image, label, **{"cause_pixels": 2, **facts})
+
+
+def random_pairs(layers: int, heads: int, tokens: int, width: int, size: float):
+    draw = torch.Generator().manual_seed(tokens)
+    return [
+        (
+            torch.randn(1, heads, tokens, width, generator=draw) * size,
+            torch.randn(1, heads, tokens, width, generator=draw) + 3,
+        )
+        for _ in range(layers)
+    ]
+
+
+def exact(pair, head: int) -> np.ndarray:
+    q, k = pair[0][0, head].double(), pair[1][0, head].double()
+    return (q @ k.T).softmax(-1).numpy()
+
+
+# ------------------------------------------------------------------------------------- packing
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.1, 1.0, 6.0])
+@pytest.mark.parametrize(("tokens", "width"), [(1, 4), (5, 16), (40, 8), (77, 64)])
+def test_packed_attention_is_within_one_colour_step_in_both_directions(size, tokens, width):
+    """From nearly uniform to nearly one-hot, with more and fewer tokens than dimensions."""
+    pairs = random_pairs(2, 3, tokens, width, size)
+    packed = pack_attention(pairs)
+    for layer, pair in enumerate(pairs):
+        for head in range(3):
+            rows = exact(pair, head)
+            error = abs(unpack_head(packed, layer, head) - rows)
+            assert (error <= ACCURACY * rows.max(1, keepdims=True)).all()
+            assert (error <= ACCURACY * rows.max(0, keepdims=True)).all()
+
+
+def test_rows_of_packed_attention_sum_to_one():
+    packed = pack_attention(random_pairs(1, 2, 30, 8, 1.0))
+    # 1e-6: the sums of 30 float64 numbers
+    assert np.allclose(unpack_head(packed, 0, 1).sum(1), 1, atol=1e-6)
+
+
+def test_infinite_queries_are_refused_by_name():
+    pairs = random_pairs(1, 1, 6, 4, 1.0)
+    pairs[0][0][0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="finite"):
+        pack_attention(pairs)
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_pooled_attention_is_the_mean_over_queries_of_the_sum_over_keys(pool, prefix):
+    """Against loops over cells, on a grid that the pool does not divide."""
+    rows, cols = 5, 7
+    pairs = random_pairs(1, 2, prefix + rows * cols, 8, 1.0)
+    members = [[s] for s in range(prefix)]
+    for y in range(0, rows, pool):
+        for x in range(0, cols, pool):
+            cell = [
+                (a, b) for a in range(y, min(y + pool, rows)) for b in range(x, min(x + pool, cols))
+            ]
+            members.append([prefix + a * cols + b for a, b in cell])
+    whole = exact(pairs[0], 1)
+    expected = [[whole[np.ix_(a, b)].sum(1).mean() for b in members] for a in members]
+    found = exact(pooled_pairs(pairs, (rows, cols), prefix, pool)[0], 1)
+    # 1e-9: float64 sums in another order
+    assert np.allclose(found, expected, atol=1e-9)
+
+
+def test_the_shipped_network_at_224_pixels_fits_into_a_megabyte():
+    """Its patches of 12 pixels make 362 tokens, more than the 197 of a T/16."""
+    model, _ = setr_lib.load_checkpoint(SHIPPED)
+    widget = explorer(model, resize_image(load_sample_image("china.jpg"), (224, 224)))
+    assert len(widget._html()) < 1e6
+
+
+def test_the_shipped_network_at_360x480_fits_into_three_megabytes():
+    """1201 tokens; every third block stands for three."""
+    model, _ = setr_lib.load_checkpoint(SHIPPED)
+    image = resize_image(load_sample_image("china.jpg"), (360, 480))
+    packed = pack_attention(queries_keys(model, normalise(image)[None], range(1, 12, 3)))
+    everything_else = 150_000  # module, pictures, scores, label maps
+    assert 3 * len(packing.text64(packing.deflate(packed.body))) + everything_else < 3e6
+
+
+def test_a_parcel_gives_back_what_was_put_in():
+    parcel = packing.Parcel()
+    arrays = [np.arange(5, dtype=np.uint8), np.eye(3, dtype=np.float32), np.array([-3, 400], "<i2")]
+    places = [parcel.add(array) for array in arrays]
+    header, found = packing.unpack_parcel(parcel.pack({"all": places, "name": "ä"}))
+    assert header["name"] == "ä"
+    assert all(np.array_equal(found[p["at"]], a) for p, a in zip(places, arrays))
+
+
+# ------------------------------------------------------------------------------- live answers
+
+
+@pytest.mark.parametrize("direction", ["from", "to"])
+def test_the_kernels_row_is_that_of_attention_rows(direction):
+    model = sharp_model()
+    widget = explorer(model)
+    images = widget._scenes[0].images
+    question = {"ask": "rows", "pixel": [20, 37], "direction": direction}
+    answer, (rows,) = widget.answer(question)
+    expected = attention_rows(model, images, (1, 2), direction)
+    assert answer["shape"] == [4, 3, 13]
+    # 1e-6: float32 softmax, the same numbers in another batch
+    assert np.allclose(rows[..., 1:], expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["from", "to"])
+@pytest.mark.parametrize("decoder", ["naive", "mla"])
+def test_the_kernels_rollout_is_attention_rollout_up_to_every_layer(direction, decoder):
+    model = sharp_model(decoder)
+    widget = explorer(model)
+    _, (found,) = widget.answer({"ask": "rollout", "pixel": [40, 5], "direction": direction})
+    maps = attention_maps(model, widget._scenes[0].images)
+    for layer in range(4):
+        whole = attention_rollout(maps[: layer + 1])[0].numpy()
+        patch = 2 * 4 + 0
+        expected = whole[patch] if direction == "from" else whole[:, patch]
+        # 1e-6: products of at most four float32 matrices with rows that sum to 1
+        assert np.allclose(found[layer], expected, atol=1e-6)
+
+
+def test_a_message_from_the_browser_gets_its_answer_with_its_number():
+    widget = explorer()
+    sent = []
+    widget.send = lambda content, buffers=None: sent.append((content, buffers))
+    widget._handle_custom_msg({"ask": "rows", "id": 7, "pixel": [0, 0], "direction": "from"}, [])
+    ((content, buffers),) = sent
+    assert content["id"] == 7
+    assert len(buffers[0]) == 4 * np.prod(content["shape"])
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({"ask": "rows", "pixel": [48, 0]}, "outside the image of 48x64"),
+        ({"ask": "cause", "pixel": [-1, 0], "k": 1}, "outside the image"),
+        ({"ask": "rows", "pixel": [0, 0], "direction": "at"}, "unknown direction"),
+        ({"ask": "weather"}, "unknown question"),
+        ({"ask": "rows", "pixel": [0, 0], "image": 4}, "no image 4"),
+    ],
+)
+def test_a_wrong_question_is_answered_with_its_mistake(question, words):
+    widget = explorer()
+    sent = []
+    widget.send = lambda content, buffers=None: sent.append(content)
+    widget._handle_custom_msg({**question, "id": 1}, [])
+    assert words in sent[0]["error"]
+
+
+def test_the_stored_row_is_the_kernels_row():
+    widget = explorer()
+    view = widget._views[0][0]
+    packed = view.packed(1)
+    _, (rows,) = widget.answer({"ask": "rows", "pixel": [33, 50], "direction": "from"})
+    token = 1 + 2 * 4 + 3
+    for layer in range(4):
+        for head in range(3):
+            error = abs(unpack_head(packed, layer, head)[token] - rows[layer, head]).max()
+            assert error <= ACCURACY * rows[layer, head].max()
+
+
+def test_a_large_network_is_asked_for_one_row_without_its_maps():
+    """L/16 at 512 pixels has 0.4 billion attention values: no map of T x T is kept."""
+    widget = explorer()
+    view = widget._views[0][0]
+    widget.answer({"ask": "rows", "pixel": [0, 0], "direction": "to"})
+    tokens = view.shape[2]
+    kept = [value for pair in view.pairs for value in pair]
+    kept += [value for value in vars(view).values() if isinstance(value, torch.Tensor)]
+    assert all(value.shape[-2:] != (tokens, tokens) for value in kept)
+
+
+def test_queries_and_keys_are_kept_for_one_image_only():
+    widget = explorer(image=[picture(), picture(32, 32)], label=[None, None])
+    for number in (0, 1):
+        widget.answer({"ask": "rows", "image": number, "pixel": [0, 0], "direction": "from"})
+        kept = ["pairs" in vars(views[0]) for views in widget._views]
+        assert kept == [number == 0, number == 1]
+
+
+def test_the_causal_check_of_the_kernel_is_hide_with_four_random_draws():
+    model = sharp_model()
+    widget = explorer(model)
+    answer, _ = widget.answer({"ask": "cause", "pixel": [20, 30], "k": 3})
+    expected = hide(model, widget._scenes[0].images, [(20, 30)] * 4, 3)
+    fall = expected.probability_fall["attended"][0].item()
+    # 1e-5: the answer is rounded to six digits
+    assert answer["probability_fall"]["attended"][0] == pytest.approx(fall, abs=1e-5)
+    assert len({tuple(one[2]) for one in answer["patches"]}) > 1
+
+
+def test_fewer_hidden_patches_are_the_first_of_more():
+    """The page keeps one list per pixel, for the largest number."""
+    model = sharp_model()
+    images = torch.randn(1, 3, 48, 64)
+    few, many = (hide(model, images, [(20, 30), (3, 3)], k) for k in (2, 5))
+    for choice in ("attended", "nearest", "random"):
+        assert torch.equal(few.patches[choice], many.patches[choice][:, :2])
+
+
+# ------------------------------------------------------------------------------ what it shows
+
+
+def test_html_and_widget_go_out_together_and_the_html_stands_alone():
+    bundle = explorer()._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "data-payload=" in data["text/html"]
+
+
+def test_colab_gets_html_alone(monkeypatch):
+    """No widget manager, no content from elsewhere."""
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr("anywidget.widget.in_colab", lambda: False)
+    widget = explorer()
+    assert set(widget._repr_mimebundle_()) == {"text/html", "text/plain"}
+
+
+def test_ipywidgets_7_does_not_display_the_widget_alone():
+    """Its `_ipython_display_` would win over the HTML."""
+    assert AttentionExplorer._ipython_display_ is None
+
+
+def test_the_output_is_the_same_every_time():
+    """nbval compares it; an address or a random number in it would fail."""
+    torch.manual_seed(3)
+    model = sharp_model()
+    first, second = (explorer(model) for _ in range(2))
+    assert repr(first) == repr(second) and first._html() == second._html()
+
+
+def test_no_address_of_another_machine_is_in_the_page():
+    assert re.findall(r"https?://|//cdn|@import", _words(explorer()._html())) == []
+
+
+def test_the_still_picture_has_words_and_is_a_jpeg():
+    html = explorer()._html()
+    alt = re.search(r'alt="([^"]+)"', html)[1]
+    file = io.BytesIO(_base64(re.search(r'base64,([^"]+)"', html)[1]))
+    assert "looks at" in alt and Image.open(file).format == "JPEG"
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    monkeypatch.setattr("pathlib.Path.write_text", _full_disk)
+    with pytest.raises(OSError):
+        explorer().save_html(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+    assert path.read_bytes() == b"before"
+
+
+def test_a_network_too_large_for_a_page_gets_larger_cells(tmp_path, monkeypatch):
+    """In the file, and a picture alone in the notebook."""
+    monkeypatch.setattr("setr_lib.explorer.PAGE_NUMBERS", 1000)
+    widget = explorer()
+    assert widget._pool() == 2
+    assert "data-payload" not in widget._html()
+    widget.save_html(tmp_path / "page.html")
+    header = _header((tmp_path / "page.html").read_text())
+    assert header["images"][0]["models"][0]["attention"]["pool"] == 2
+
+
+def test_only_classes_that_occur_are_sent_of_many():
+    model = sharp_model(num_classes=60)
+    header = _header(explorer(model)._html())
+    facts = header["images"][0]["models"][0]
+    predicted = model(explorer(model)._scenes[0].images).argmax(1).unique().tolist()
+    assert facts["scores"]["classes"] == predicted
+
+
+def test_principal_colours_follow_the_first_component():
+    """A map with one direction: its red rises with it."""
+    ramp = torch.linspace(0, 1, 20).view(1, 4, 5)
+    colours = principal_colours(torch.cat([ramp, 2 * ramp, 0 * ramp]))
+    red = colours[..., 0].astype(int).flatten()
+    assert colours.shape == (4, 5, 3)
+    assert (np.diff(red) >= 0).all() and red[-1] == 255
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (37, 53), (50, 200)])
+def test_images_of_any_size_are_shown(decoder, size):
+    model = sharp_model(decoder)
+    header = _header(explorer(model, picture(*size))._html())
+    assert header["images"][0]["size"] == list(size)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
+def test_images_of_any_mode_are_shown(mode):
+    image = Image.fromarray(picture()).convert("L" if mode == "I;16" else mode)
+    header = _header(explorer(image=image)._html())
+    assert header["images"][0]["size"] == [48, 64]
+
+
+def test_one_layer_and_one_head_are_enough():
+    model = sharp_model(depth=1, heads=1, layers=(0,))
+    answer, _ = explorer(model).answer({"ask": "rows", "pixel": [0, 0], "direction": "to"})
+    assert answer["shape"] == [1, 1, 13]
+
+
+def test_a_timm_backbone_is_explored_too():
+    config = SETRConfig(
+        "naive", 8, (48, 64), 192, 12, 3, backbone="vit_tiny_patch16_224", layers=(2, 5, 8, 11)
+    )
+    model = SETR(config).eval()
+    answer, (rows,) = explorer(model).answer({"ask": "rows", "pixel": [0, 0], "direction": "from"})
+    # 1e-5: a sum of 13 float32 numbers
+    assert answer["shape"] == [12, 3, 13] and np.allclose(rows.sum(-1), 1, atol=1e-5)
+
+
+def test_a_shapes_scene_keeps_its_own_classes_for_another_network():
+    """Then right and wrong are not judged."""
+    image, label = load_dataset("shapes", "val")[0]
+    shapes = setr_lib.datasets.Shapes("val")
+    model = sharp_model(num_classes=11)
+    widget = explorer(
+        model,
+        image,
+        label,
+        base=(64, 48),
+        label_classes=shapes.classes,
+        label_palette=shapes.palette,
+    )
+    header = _header(widget._html())
+    assert [entry["name"] for entry in header["label_classes"]] == list(shapes.classes)
+    assert header["images"][0]["judged"] is False
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"pixel": (48, 0)}, r"pixel \(48, 0\) is outside the image of 48x64"),
+        ({"pixel": (0, -1)}, "columns 0 to 63"),
+        ({"block": 4}, "blocks 0 to 3"),
+        ({"head": 3}, "heads 0 to 2"),
+        ({"head": "meen"}, "did you mean mean"),
+        ({"pool": 4}, "pool is 4"),
+        ({"label": np.zeros((48, 63), np.uint8)}, r"48x64, its label \(48, 63\)"),
+        ({"label": np.full((48, 64), 8, np.uint8)}, "the label 8"),
+        ({"image": [], "label": []}, "0 images"),
+        ({"image": [picture(), picture()], "label": [None]}, "2 images and 1 labels"),
+        ({"classes": ["a", "b"]}, "2 names"),
+        ({"names": ("one",), "other": sharp_model()}, "1 names for 2 networks"),
+        ({"other": sharp_model(patch_size=8)}, "16 and 8"),
+        ({"other": sharp_model(num_classes=5)}, "8 and 5"),
+        ({"model": torch.nn.Linear(1, 1)}, "Linear has no attention"),
+    ],
+)
+def test_what_does_not_fit_is_named(facts, words):
+    with pytest.raises(ValueError, match=words):
+        explorer(**facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixel": [0, 64]}, "outside the image"),
+        ({"image": 1}, "no image 1"),
+        ({"block": 9}, "blocks 0 to 3"),
+        ({"direction": "in"}, "unknown direction"),
+    ],
+)
+def test_a_view_that_cannot_be_shown_is_refused(change, words):
+    widget = explorer()
+    with pytest.raises(ValueError, match=words):
+        widget.view = {**widget.view, **change}
+
+
+def test_a_label_is_brought_to_the_size_that_the_network_reads():
+    label = random_labels(np.random.default_rng(1), (96, 128), 8)
+    widget = explorer(image=picture(96, 128), label=label, base=(64, 48))
+    assert widget._scenes[0].label.shape == (48, 64)
+
+
+# ------------------------------------------------------------------------------------- helpers
+
+
+def _words(html: str) -> str:
+    """The page with its module unpacked and without the packed numbers."""
+    code = packing.zlib.decompress(_base64(re.search(r'data-module="([^"]+)"', html)[1]), -15)
+    return re.sub(r'(data-\w+|src)="[^"]*"', "", html) + code.decode()
+
+
+def _header(html: str) -> dict:
+    return packing.unpack_parcel(_base64(re.search(r'data-payload="([^"]+)"', html)[1]))[0]
+
+
+def _base64(text: str) -> bytes:
+    return packing.base64.b64decode(text)
+
+
+def _full_disk(path, text):
+    path.write_bytes(text.encode()[:100])
+    raise OSError("no space left on device")

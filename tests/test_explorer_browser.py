@@ -1,0 +1,660 @@
+"""The explorer in a headless Chromium with the network off: what it shows against torch.
+
+    pip install -r requirements-browser.txt
+    apt-get install chromium      or: playwright install chromium
+
+CHROMIUM=path names another browser. Without one the tests are skipped.
+"""
+# ruff: noqa: RUF001 (the page prints real minus and times signs)
+
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from conftest import random_labels
+from PIL import Image
+from test_explorer import picture, sharp_model
+
+from setr_lib import AttentionExplorer, attention_maps, attention_rollout
+from setr_lib.attention import (
+    attention_distance,
+    attention_entropy,
+    attention_inside,
+    attention_rows,
+    hide,
+    label_grid,
+)
+from setr_lib.explorer.packing import ACCURACY
+from setr_lib.explorer.page import module
+
+CLASSES = ["sky", "field", "path", "house", "tree", "ball", "fence", "pole"]
+# The theme's own, on every page of the book; a page opened from disk may not load its fonts.
+NOT_OURS = ("THEBE_JS_URL", "invalid theme mode", "Access to font", "net::ERR_FAILED")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install -r requirements-browser.txt"
+    )
+    named = [os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        path = next((p for p in map(_found, [*named, own]) if p), None)
+        if path is None:
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()
+
+
+def _found(name: str | None) -> str | None:
+    return shutil.which(name) if name else None
+
+
+@functools.cache
+def widget() -> AttentionExplorer:
+    """Two networks, two images, the first with a label; sides that patches do not divide."""
+    torch.manual_seed(0)
+    pair = sharp_model("naive"), sharp_model("pup")
+    label = random_labels(np.random.default_rng(0), (3, 4), 8)
+    label = label.astype(np.uint8).repeat(15, 0).repeat(15, 1)
+    return AttentionExplorer(
+        pair[0], [picture(45, 60), picture(64, 48)], [label, None],
+        other=pair[1], names=("one", "two"), classes=CLASSES, pixel=(20, 40),
+        block=1, cause_pixels=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def page_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("explorer") / "page.html"
+    widget().save_html(path)
+    return path
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Open a file with the network off; at the end nothing was fetched and nothing complained."""
+    contexts, complaints, requests = [], [], []
+
+    def open_(path: Path, width: int = 900, connect=None, **facts):
+        context = chromium.new_context(
+            viewport={"width": width, "height": 800}, offline=True, accept_downloads=True, **facts
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        if connect:
+            connect(page)
+        if facts.get("java_script_enabled", True):
+            settle(page)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert [c for c in complaints if not any(word in c for word in NOT_OURS)] == []
+    assert [r for r in requests if not r.startswith(("file:", "data:", "blob:"))] == []
+
+
+STATE = "document.querySelector('.setr-explorer-host')?.parentElement.explorer"
+
+
+def settle(page) -> None:
+    """Until all numbers of the chosen patch are there."""
+    for _ in range(1200):
+        if page.evaluate(f"{STATE}?.at.card.ariaBusy === 'false'"):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError("the explorer did not open")
+
+
+def state(page, name: str):
+    return page.evaluate(f"{STATE}.state[{json.dumps(name)}]")
+
+
+def numbers(page, name: str, model: int = 0) -> np.ndarray:
+    """What the page shows, as it gives it away."""
+    found = page.evaluate(
+        f"(() => {{const f = {STATE}.numbers({model})[{json.dumps(name)}];"
+        "return {data: Array.from(f.data), shape: f.shape}})()"
+    )
+    data = [np.nan if value is None else value for value in found["data"]]
+    return np.array(data, np.float64).reshape(found["shape"])
+
+
+def click_pixel(page, row: float, col: float, size=(45, 60)) -> None:
+    page.locator("[data-at=picture]").scroll_into_view_if_needed()
+    box = page.locator("[data-at=picture]").bounding_box()
+    page.mouse.click(
+        box["x"] + (col + 0.5) / size[1] * box["width"],
+        box["y"] + (row + 0.5) / size[0] * box["height"],
+    )
+    settle(page)
+
+
+def press(page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+    settle(page)
+
+
+def view(image: int = 0, model: int = 0):
+    return widget()._views[image][model]
+
+
+def percent(text: str) -> float:
+    return float(text.replace("−", "-").replace("+", "").replace("%", "")) / 100
+
+
+# -------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("model", [0, 1])
+@pytest.mark.parametrize("direction", ["from", "to"])
+def test_shown_rows_are_torchs_within_one_colour_step(open_page, page_file, direction, model):
+    page = open_page(page_file)
+    page.click(f"[data-do=direction][data-value={direction}]")
+    click_pixel(page, 33, 50)
+    found = numbers(page, "rows", model)[..., 1:]
+    expected = attention_rows(view(0, model).model, view().scene.images, (2, 3), direction).numpy()
+    assert (abs(found - expected) <= ACCURACY * expected.max(-1, keepdims=True)).all()
+
+
+@pytest.mark.parametrize("direction", ["from", "to"])
+def test_shown_rollout_is_attention_rollout_up_to_every_block(open_page, page_file, direction):
+    page = open_page(page_file)
+    page.click(f"[data-do=direction][data-value={direction}]")
+    settle(page)
+    maps = attention_maps(view().model, view().scene.images)
+    found = numbers(page, "rollout")
+    for layer in range(4):
+        whole = attention_rollout(maps[: layer + 1])[0].numpy()
+        expected = (
+            whole[6] if direction == "from" else whole[:, 6]
+        )  # pixel (20, 40): row 1, column 2
+        # the rounding of the rows, once per layer
+        assert abs(found[layer] - expected).max() <= (layer + 1) * ACCURACY * expected.max()
+
+
+def test_shown_statistics_are_those_of_the_library(open_page, page_file):
+    """Entropy, distance and share inside the class, of rows within one colour step."""
+    page = open_page(page_file)
+    click_pixel(page, 5, 20)
+    rows = torch.from_numpy(numbers(page, "rows"))
+    labels = label_grid(view().scene.label, (45, 60), 16)
+    share, _ = attention_inside(rows.float(), labels, query=1)
+    # 1e-5: float32 against float64
+    assert np.allclose(numbers(page, "entropy"), attention_entropy(rows), atol=1e-5)
+    distance = attention_distance(rows.float(), (3, 4), 16, query=1)
+    assert np.allclose(numbers(page, "distance"), distance, atol=1e-4)
+    assert np.allclose(numbers(page, "inside"), share, atol=1e-5, equal_nan=True)
+
+
+def test_the_printed_range_is_the_largest_attention(open_page, page_file):
+    page = open_page(page_file)
+    expected = attention_rows(view().model, view().scene.images, 6)[1].mean(0).max().item()
+    text = page.locator(".map[data-model='0'] [data-part=high]").inner_text()
+    # two digits are printed: 0.5 of the last one, and one colour step
+    assert percent(text) == pytest.approx(expected, rel=0.06)
+
+
+def test_the_table_prints_entropy_and_distance_beside_the_uniform_value(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[role=tab][data-value=heads]")
+    table = page.locator("[data-at=headRows] tr")
+    assert table.count() == 1 + 4 * 3
+    even = table.nth(0).locator("td").all_inner_texts()
+    assert float(even[0]) == pytest.approx(np.log(13), abs=0.006)
+    rows = attention_rows(view().model, view().scene.images, 6)
+    shown = float(table.nth(1).locator("td").nth(1).inner_text())
+    expected = attention_distance(rows, (3, 4), 16, query=6)[0, 0].item()
+    assert shown == pytest.approx(expected, abs=0.3)  # one digit, and one colour step
+
+
+def test_heads_sort_by_distance_both_ways(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[role=tab][data-value=heads]")
+    column = page.locator("[data-at=headRows] tr:not(.even) td:nth-of-type(2)")
+    for down in (False, True):
+        page.click("[data-do=sort][data-value=distance]")
+        values = [float(text) for text in column.all_inner_texts()]
+        assert values == sorted(values, reverse=down)
+
+
+def test_means_over_all_patches_are_the_librarys(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[role=tab][data-value=heads]")
+    page.select_option("[data-at=over]", "all")
+    maps = attention_maps(view().model, view().scene.images)
+    expected = attention_distance(maps, (3, 4), 16)[2, 0, 1].mean().item()
+    row = page.locator("[data-at=headRows] tr", has_text="block 2, head 1")
+    assert float(row.locator("td").nth(1).inner_text()) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_class_scores_after_the_last_upsampling_are_the_networks(open_page, page_file, model):
+    """The page resizes the scores itself; they are stored in steps of 0.01."""
+    page = open_page(page_file)
+    page.click(f"[data-do=model][data-value='{model}']")
+    for row, col in ((0, 0), (44, 59), (20, 41)):
+        found = page.evaluate(f"{STATE}.scoresAt({row}, {col}).after")
+        with torch.no_grad():
+            expected = view(0, model).model(view().scene.images)[0, :, row, col]
+        assert np.allclose(found, expected, atol=0.006)
+
+
+def test_the_verdict_names_the_predicted_and_the_true_class(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[role=tab][data-value=forward]")
+    click_pixel(page, 40, 10)
+    with torch.no_grad():
+        predicted = view().model(view().scene.images)[0, :, 40, 10].argmax().item()
+    truth = int(view().scene.label[40, 10])
+    text = page.locator("[data-at=verdict]").inner_text()
+    assert f"predicted {CLASSES[predicted]} " in text
+    assert f"It is {CLASSES[truth]}: {'right' if truth == predicted else 'wrong'}" in text
+
+
+def test_every_decoder_stage_is_shown_with_its_size(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[data-do=model][data-value='1']")
+    page.click("[role=tab][data-value=forward]")
+    found = [text.split(", ")[-1] for text in page.locator(".stages span").all_inner_texts()]
+    assert found == ["3×4", "6×8", "12×16", "24×32", "45×60"]
+
+
+def test_the_slider_through_the_blocks_shows_what_every_head_says(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[role=tab][data-value=emergence]")
+    entries = view()._emergence()
+    for n, entry in enumerate(entries):
+        page.locator("[data-at=emergence]").fill(str(n))
+        kind = int(entry.labels[0, 20, 40])
+        text = page.locator("[data-at=emergenceWords]").inner_text()
+        assert text.startswith(f"{entry.name} says “{CLASSES[kind]}” here.")
+
+
+def test_the_causal_check_is_hide_at_the_nearest_stored_pixel(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[role=tab][data-value=cause]")
+    click_pixel(page, 21, 38)
+    found = hide(view().model, view().scene.images, view().cause_pixels, 1)
+    before = found.probability[0].item()
+    after = before - found.probability_fall["attended"][0].item()
+    text = page.locator("[data-choice=attended] span").inner_text()
+    shown = [percent(part) for part in text.split("→")]
+    assert shown == pytest.approx([before, after], abs=0.006)
+    assert "(20, 40), is 2 px from yours" in page.locator("[data-at=causeWords]").inner_text()
+
+
+# ---------------------------------------------------------------------------------------- hands
+
+
+def test_a_click_chooses_the_patch_and_says_so_in_words(open_page, page_file):
+    page = open_page(page_file)
+    click_pixel(page, 33, 50)
+    assert state(page, "pixel") == [33, 50]
+    assert "the patch in row 2, column 3" in page.locator("[data-at=words]").inner_text()
+    page.wait_for_timeout(500)
+    assert "row 2, column 3" in page.locator("[aria-live]").inner_text()
+
+
+def test_hovering_shows_a_patch_and_leaving_brings_the_chosen_one_back(open_page, page_file):
+    page = open_page(page_file)
+    before = page.locator("[data-at=words]").inner_text()
+    box = page.locator("[data-at=picture]").bounding_box()
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    settle(page)
+    assert "the patch in row 0, column 0" in page.locator("[data-at=words]").inner_text()
+    page.mouse.move(1, 1)
+    settle(page)
+    assert page.locator("[data-at=words]").inner_text() == before
+
+
+def test_arrows_move_the_patch_and_stop_at_the_border(open_page, page_file):
+    page = open_page(page_file)
+    page.focus("[data-at=picture]")
+    press(page, "ArrowRight", "ArrowDown")
+    assert [value // 16 for value in state(page, "pixel")] == [2, 3]
+    press(page, "ArrowRight", "ArrowDown")
+    assert [value // 16 for value in state(page, "pixel")] == [2, 3]
+
+
+def test_digits_choose_the_block_and_brackets_the_head(open_page, page_file):
+    page = open_page(page_file)
+    page.focus("[data-at=picture]")
+    press(page, "3", "[")
+    assert (state(page, "block"), state(page, "head")) == (3, 2)  # from the mean back to the last
+    press(page, "]", "]")
+    assert state(page, "head") == "max"
+    assert (
+        page.locator(".map[data-model='0'] [data-part=name]").inner_text() == "one · block 3 · max"
+    )
+
+
+def test_sliders_choose_block_opacity_and_head(open_page, page_file):
+    page = open_page(page_file)
+    page.locator("[data-at=block]").fill("2")
+    page.select_option("[data-at=head]", "1")
+    settle(page)
+    canvas = ".map[data-model='0'] canvas"
+    strong = page.locator(canvas).screenshot()
+    page.locator("[data-at=opacity]").fill("0")
+    assert (state(page, "block"), state(page, "head"), state(page, "opacity")) == (2, 1, 0)
+    weak = np.asarray(Image.open(io.BytesIO(page.locator(canvas).screenshot())).convert("RGB"))
+    inner = weak[10:-10:9, 10:-10:9].astype(int)
+    assert strong != page.locator(canvas).screenshot()
+    assert abs(inner[..., 0] - inner[..., 2]).max() <= 2  # the grey picture alone
+
+
+def test_a_click_in_the_grid_enlarges_that_head(open_page, page_file):
+    page = open_page(page_file)
+    place = page.evaluate(f"{STATE}.gridPlace")
+    x = place["left"] + 3.4 * place["stepX"]
+    y = place["top"] + 4.4 * place["stepY"]  # mean, max, rollout, head 0, head 1
+    page.locator("[data-at=grid]").click(position={"x": x, "y": y})
+    assert (state(page, "block"), state(page, "head")) == (3, 1)
+
+
+def test_the_difference_view_subtracts_the_second_network_from_the_first(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[data-do=model][data-value=difference]")
+    found = page.evaluate(f"Array.from({STATE}.map('difference', 1, 'mean'))")
+    rows = [attention_rows(view(0, m).model, view().scene.images, 6)[1].mean(0) for m in (0, 1)]
+    expected = (rows[0] - rows[1]).numpy()
+    assert abs(np.array(found) - expected).max() <= ACCURACY * (rows[0].max() + rows[1].max())
+    text = page.locator(".map[data-model=difference] [data-part=high]").inner_text()
+    assert percent(text) == pytest.approx(abs(expected).max(), rel=0.06)
+
+
+def test_cells_of_several_patches_show_pooled_attention_and_say_so(open_page, tmp_path):
+    """Means over the asking patches of sums over the others; the grid of 3x4 becomes 2x2."""
+    model, image = view().model, view().scene.images
+    pooled = AttentionExplorer(model, picture(45, 60), pixel=(20, 40), pool=2, cause_pixels=0)
+    pooled.save_html(tmp_path / "pooled.html")
+    page = open_page(tmp_path / "pooled.html")
+    members = [[0], [1, 2, 5, 6], [3, 4, 7, 8], [9, 10], [11, 12]]
+    whole = attention_maps(model, image)[2][0, 1].numpy()
+    expected = np.array([whole[np.ix_(members[2], keys)].sum(1).mean() for keys in members])
+    found = numbers(page, "rows")[2, 1]
+    assert (abs(found - expected) <= ACCURACY * expected.max()).all()
+    assert "Each cell stands for 2×2 patches" in page.locator("[data-at=words]").inner_text()
+    page.click("[role=tab][data-value=heads]")
+    even = page.locator("[data-at=headRows] tr.even td").first.inner_text()
+    shares = np.array([1, 4, 4, 2, 2]) / 13  # uniform over the tokens, not over the cells
+    assert float(even) == pytest.approx(-(shares * np.log(shares)).sum(), abs=0.006)
+
+
+def test_another_image_brings_its_own_grid_and_keeps_the_pixel_inside(open_page, page_file):
+    page = open_page(page_file)
+    click_pixel(page, 40, 55)
+    page.click("[data-do=image][data-value='1']")
+    settle(page)
+    assert state(page, "pixel") == [40, 47]
+    found = numbers(page, "rows")[..., 1:]
+    expected = attention_rows(view(1).model, view(1).scene.images, (2, 2)).numpy()
+    assert (abs(found - expected) <= ACCURACY * expected.max(-1, keepdims=True)).all()
+
+
+def test_every_control_has_a_name_for_screen_readers(open_page, page_file):
+    page = open_page(page_file)
+    nameless = page.evaluate(
+        "[...document.querySelector('.setr-explorer-host').shadowRoot"
+        ".querySelectorAll('button, select, input, [tabindex]:not([role=tab]), canvas[role=img]')]"
+        ".filter(n => n.checkVisibility() && !(n.textContent.trim() || n.ariaLabel"
+        " || n.closest('label') || n.title)).map(n => n.outerHTML.slice(0, 80))"
+    )
+    assert nameless == []
+
+
+def test_tabs_are_reached_with_arrow_keys(open_page, page_file):
+    page = open_page(page_file)
+    page.focus("[role=tab][data-value=grid]")
+    press(page, "ArrowRight")
+    assert state(page, "panel") == "heads"
+    assert (
+        page.locator("#panel-heads").is_visible() and not page.locator("#panel-grid").is_visible()
+    )
+
+
+# ---------------------------------------------------------------------------------------- looks
+
+
+def test_dark_mode_follows_the_page_and_then_the_system(open_page, page_file):
+    page = open_page(page_file, color_scheme="dark")
+    paper = f"getComputedStyle({STATE}.at.card).backgroundColor"
+    assert page.evaluate(paper) == "rgb(20, 24, 30)"
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    page.wait_for_timeout(50)
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("panel", ["grid", "heads", "forward", "emergence", "cause"])
+def test_nothing_sticks_out_of_a_phone(open_page, page_file, panel):
+    page = open_page(page_file, width=390)
+    page.click(f"[role=tab][data-value={panel}]")
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    host = page.locator(".card").bounding_box()
+    wide = page.evaluate(
+        "[...document.querySelector('.setr-explorer-host').shadowRoot.querySelectorAll('.card *')]"
+        ".filter(n => n.checkVisibility() && !n.closest('.scroll, .stages, .list, .unseen, option')"
+        f" && n.getBoundingClientRect().right > {host['x'] + host['width'] + 1})"
+        ".map(n => n.outerHTML.slice(0, 60))"
+    )
+    assert wide == []
+
+
+def test_a_touch_chooses_a_patch(open_page, page_file):
+    page = open_page(page_file, width=390, has_touch=True, is_mobile=True)
+    box = page.locator("[data-at=picture]").bounding_box()
+    page.touchscreen.tap(box["x"] + 2, box["y"] + box["height"] - 3)
+    settle(page)
+    assert [value // 16 for value in state(page, "pixel")] == [2, 0]
+
+
+def test_without_scripts_the_picture_stays(open_page, page_file):
+    page = open_page(page_file, java_script_enabled=False)
+    assert page.locator("img[alt*='looks at']").bounding_box()["width"] > 300
+    assert "still picture" in page.locator("noscript").inner_text()
+
+
+# --------------------------------------------------------------------------------------- keeping
+
+
+def download(page, button: str) -> bytes:
+    with page.expect_download() as found:
+        page.click(button)
+    return Path(found.value.path()).read_bytes()
+
+
+def test_numpy_reads_the_npz_of_the_page(open_page, page_file):
+    page = open_page(page_file)
+    with np.load(io.BytesIO(download(page, "[data-do=npz]"))) as found:
+        assert found["model1_rows"].dtype == np.float32
+        assert np.allclose(found["model1_rows"], numbers(page, "rows", 1))
+        assert found["model0_pixel"].tolist() == [20, 40] and found["model0_prefix_tokens"] == 1
+
+
+@pytest.mark.parametrize("panel", ["grid", "heads", "forward", "emergence", "cause"])
+def test_every_panel_is_kept_as_png_at_twice_its_size(open_page, page_file, panel):
+    page = open_page(page_file)
+    page.click(f"[role=tab][data-value={panel}]")
+    settle(page)
+    box = page.locator(f"#panel-{panel}").bounding_box()
+    image = Image.open(io.BytesIO(download(page, f"#panel-{panel} [data-do=png]")))
+    assert image.format == "PNG"
+    assert image.size == pytest.approx((2 * box["width"] + 40, 2 * box["height"] + 40), abs=2)
+    assert len(np.unique(np.asarray(image.convert("L")))) > 20  # not one colour
+
+
+def test_the_kept_page_opens_as_an_explorer_again(open_page, page_file, tmp_path):
+    page = open_page(page_file)
+    again = tmp_path / "again.html"
+    again.write_bytes(download(page, "[data-do=html]"))
+    assert np.array_equal(numbers(open_page(again), "rows"), numbers(page, "rows"))
+
+
+# ---------------------------------------------------------------------------------------- places
+
+
+@pytest.fixture
+def live(open_page, tmp_path):
+    """The module as anywidget calls it, with the widget's own answers behind it; what it asked."""
+    path, asked = tmp_path / "live.html", []
+    code = module().replace("export default", "window.explorer =")
+    path.write_text(f"<!doctype html><meta charset=utf-8><body><script type=module>{code}</script>")
+
+    def answer(question):
+        asked.append(question)
+        sent: list = []
+        widget().send = lambda content, buffers=None: sent.append((content, buffers))
+        try:
+            widget()._handle_custom_msg(question, [])
+        finally:
+            del widget().send
+        return {"content": sent[0][0], "buffers": [list(one) for one in sent[0][1]]}
+
+    def connect(page):
+        page.expose_function("python", answer)
+        page.evaluate(ANYWIDGET, [list(widget().data), widget().view])
+
+    return open_page(path, connect=connect), asked
+
+
+# What anywidget gives to `render`: traits, messages, and Python at the other end.
+ANYWIDGET = """([data, view]) => {
+  const values = { data: new DataView(Uint8Array.from(data).buffer), view };
+  const heard = {};
+  const model = {
+    get: (name) => values[name],
+    set: (name, value) => { values[name] = value; },
+    save_changes: () => { window.saved = values.view; },
+    on: (name, call) => { heard[name] = call; },
+    off: () => {},
+    send: async (question) => {
+      const { content, buffers } = await window.python(question);
+      heard["msg:custom"](content, buffers.map((one) => new DataView(Uint8Array.from(one).buffer)));
+    },
+  };
+  window.follow = (changed) => { values.view = changed; heard["change:view"](); };
+  window.explorer.render({ model, el: document.body });
+}"""
+
+
+def test_a_click_reaches_python_and_its_row_is_shown(live):
+    page, asked = live
+    asked.clear()
+    click_pixel(page, 33, 50)
+    assert {(q["ask"], q["model"]) for q in asked} == {
+        ("rows", 0), ("rows", 1), ("rollout", 0), ("rollout", 1)
+    }  # fmt: skip
+    assert page.evaluate("window.saved.pixel") == [33, 50]
+    expected = attention_rows(view().model, view().scene.images, (2, 3)).numpy()
+    # 1e-6: float32 over another batch; nothing is rounded on the way
+    assert np.allclose(numbers(page, "rows")[..., 1:], expected, atol=1e-6)
+
+
+def test_python_moves_the_cursor(live):
+    page, _ = live
+    page.evaluate("window.follow({pixel: [3, 3], block: 2})")
+    settle(page)
+    assert (state(page, "pixel"), state(page, "block")) == ([3, 3], 2)
+
+
+def test_the_kernel_checks_the_chosen_pixel(live):
+    page, _ = live
+    page.click("[role=tab][data-value=cause]")
+    click_pixel(page, 8, 9)
+    page.click("[data-do=check]")
+    page.locator("[data-choice=random] span", has_text="mean of 4 draws").wait_for()
+    found = hide(view().model, view().scene.images, [(8, 9)], 1)
+    before = found.probability[0].item()
+    shown = percent(page.locator("[data-choice=attended] span").inner_text().split("→")[0])
+    assert shown == pytest.approx(before, abs=0.006)
+
+
+def test_the_kernel_writes_the_page(live, open_page, tmp_path):
+    page, _ = live
+    path = tmp_path / "from_kernel.html"
+    path.write_bytes(download(page, "[data-do=html]"))
+    found, expected = numbers(open_page(path), "rows"), numbers(page, "rows")
+    assert (abs(found - expected) <= ACCURACY * expected.max(-1, keepdims=True)).all()
+
+
+NOTEBOOK = """
+import numpy as np, torch
+import sys; sys.path[:0] = ["tests", "."]
+from test_explorer_browser import widget
+explorer = widget()
+explorer
+"""
+QUESTION = """
+_, (rows,) = explorer.answer({"ask": "rows", "pixel": [20, 40], "direction": "from"})
+stored = explorer._views[0][0].packed(1)
+from setr_lib.explorer.packing import ACCURACY, unpack_head
+heads = [(layer, head) for layer in range(4) for head in range(3)]
+errors = [abs(unpack_head(stored, *at)[7] - rows[at]).max() / rows[at].max() for at in heads]
+print(bool(max(errors) <= ACCURACY))
+"""
+
+
+@pytest.fixture(scope="session")
+def executed():
+    """A notebook with the explorer, run by a kernel of its own."""
+    from nbclient import NotebookClient
+
+    cells = [nbformat.v4.new_code_cell(source.strip()) for source in (NOTEBOOK, QUESTION)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    return notebook
+
+
+def test_a_notebook_stores_the_page_and_the_kernels_row_equals_the_stored_one(executed):
+    shown, printed = (cell.outputs[-1] for cell in executed.cells)
+    assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(shown.data)
+    assert printed.text.strip() == "True"
+
+
+@pytest.mark.slow
+def test_the_explorer_works_on_a_page_of_the_book(executed, open_page, tmp_path):
+    """A one-page book, built as ours is, from the executed notebook without its widget state."""
+    notebook = nbformat.from_dict(executed)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("# Heads"))
+    notebook.metadata.pop("widgets", None)
+    for output in notebook.cells[1].outputs:
+        output.data.pop("application/vnd.jupyter.widget-view+json", None)
+    nbformat.write(notebook, tmp_path / "heads.ipynb")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: heads\n")
+    (tmp_path / "_config.yml").write_text(
+        'title: T\nexecute: {execute_notebooks: "off"}\nhtml: {use_repository_button: false}\n'
+    )
+    build = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(tmp_path),
+        "-W",
+        "-n",
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    page = open_page(tmp_path / "_build/html/heads.html")
+    click_pixel(page, 33, 50)
+    expected = attention_rows(view().model, view().scene.images, (2, 3)).numpy()
+    found = numbers(page, "rows")[..., 1:]
+    assert (abs(found - expected) <= ACCURACY * expected.max(-1, keepdims=True)).all()

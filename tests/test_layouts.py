@@ -1,0 +1,429 @@
+"""The published data sets in their official layouts, small: names, numbers, splits, errors."""
+
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from setr_lib import load_dataset, names
+from setr_lib.datasets import NAMES, OFFICIAL, open_dataset
+from setr_lib.layouts import context_table, read_class_list
+
+SIZE = (6, 8)
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array, np.uint8)).save(path)
+    return path
+
+
+def photo(path):
+    return write(path, np.full((*SIZE, 3), 90))
+
+
+def numbers(low, high):
+    """A label with the values from low to high, repeated."""
+    return np.resize(np.arange(low, high + 1), SIZE)
+
+
+# ---- ADE20K
+
+
+@pytest.fixture(params=["ADEChallengeData2016", "ade20k", "ade20k/ADEChallengeData2016"])
+def ade20k(tmp_path, request):
+    top = tmp_path / request.param
+    for part, count in (("training", 3), ("validation", 2)):
+        for k in range(count):
+            photo(top / f"images/{part}/ADE_{k}.jpg")
+            write(top / f"annotations/{part}/ADE_{k}.png", numbers(48 * k, 48 * k + 47))
+    photo(top.parent / "release_test/testing/ADE_test_0.jpg")
+    return tmp_path
+
+
+def test_ade20k_reduces_the_zero_label(ade20k):
+    """0 in the file is not scored, k is class k - 1."""
+    for split, count in (("train", 3), ("val", 2)):
+        data = load_dataset("ade20k", split, ade20k)
+        assert len(data) == count and data.labelled
+        for k, (image, label) in enumerate(data):
+            assert image.shape == (*SIZE, 3) and image.dtype == label.dtype == np.uint8
+            stored = numbers(48 * k, 48 * k + 47)
+            assert np.array_equal(label, np.where(stored == 0, 255, stored - 1))
+
+
+def test_ade20k_test_images_can_be_predicted(ade20k):
+    """No labels: 255 everywhere, and `labelled` says so."""
+    data = load_dataset("ade20k", "test", ade20k)
+    image, label = data[0]
+    assert not data.labelled and data.file(0).endswith("ADE_test_0.jpg")
+    assert image.shape == (*SIZE, 3) and label.shape == SIZE and (label == 255).all()
+
+
+def test_a_value_that_ade20k_lacks_is_named(ade20k):
+    file = next(ade20k.rglob("validation/ADE_1.png"))
+    write(file, np.full(SIZE, 200))
+    with pytest.raises(ValueError, match=r"ADE_1.png holds the label 200; known are 0 to 150 \(0"):
+        list(load_dataset("ade20k", "val", ade20k))
+
+
+# ---- Cityscapes
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """Two cities; in the first one, train ids lie beside the label ids."""
+    top = tmp_path / "cityscapes"
+    for part in ("train", "val", "test", "train_extra"):
+        for city in ("aachen", "bochum"):
+            stem = f"{city}_000000_000019"
+            photo(top / f"leftImg8bit/{part}/{city}/{stem}_leftImg8bit.png")
+            kinds = {"train": ("gtFine", "gtCoarse"), "val": ("gtFine", "gtCoarse")}
+            for kind in kinds.get(part, ("gtCoarse",) if part == "train_extra" else ("gtFine",)):
+                base = top / f"{kind}/{part}/{city}/{stem}_{kind}"
+                low = 0 if kind == "gtFine" else 20
+                if part != "train_extra" or city == "bochum":
+                    write(base.with_name(f"{base.name}_labelIds.png"), numbers(low, 33))
+                if (city == "aachen" and kind == "gtFine") or part == "train_extra":
+                    write(base.with_name(f"{base.name}_labelTrainIds.png"), numbers(0, 18))
+                write(base.with_name(f"{base.name}_color.png"), np.zeros((*SIZE, 4)))
+                write(base.with_name(f"{base.name}_instanceIds.png"), numbers(0, 33))
+    return tmp_path
+
+
+# cityscapesScripts' list: which of the 34 label ids count, in the order of their train ids
+COUNTED = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+
+
+def test_cityscapes_label_ids_become_train_ids(cityscapes):
+    """Label ids where there are only those; train ids as they are where they lie beside them."""
+    data = load_dataset("cityscapes", "train", cityscapes)
+    assert len(data) == 2 and "aachen" in data.file(0) and "bochum" in data.file(1)
+    wanted = np.full(256, 255)
+    wanted[COUNTED] = np.arange(19)
+    assert np.array_equal(data[1][1], wanted[numbers(0, 33)])
+    assert np.array_equal(data[0][1], numbers(0, 18))
+    assert data.label_ids == tuple(COUNTED)
+
+
+def test_cityscapes_predictions_become_label_ids_again(cityscapes):
+    """There and back: what the server gets has the ids that the label files have."""
+    data = load_dataset("cityscapes", "val", cityscapes)
+    label = data[1][1]
+    back = np.array(data.label_ids)[label[label != 255]]
+    stored = numbers(0, 33)
+    assert np.array_equal(back, stored[np.isin(stored, COUNTED)])
+
+
+def test_cityscapes_coarse_labels(cityscapes):
+    assert load_dataset("cityscapes", "train_coarse", cityscapes)[1][1][0, 0] == 7  # id 20
+    assert load_dataset("cityscapes", "val_coarse", cityscapes)[0][1][0, 1] == 8  # id 21
+    extra = load_dataset("cityscapes", "train_extra", cityscapes)
+    assert len(extra) == 2 and extra.labelled and "train_extra" in extra.file(0)
+
+
+def test_cityscapes_test_labels_are_stand_ins(cityscapes):
+    """gtFine/test has files, but they hold nothing: they are not read."""
+    data = load_dataset("cityscapes", "test", cityscapes)
+    assert len(data) == 2 and not data.labelled and (data[0][1] == 255).all()
+
+
+def test_cityscapes_names_what_is_missing(cityscapes):
+    next(cityscapes.rglob("val/bochum/*_leftImg8bit.png")).unlink()
+    for file in cityscapes.rglob("gtFine/val/aachen/*"):
+        file.unlink()
+    words = (
+        "leftImg8bit.png has no label aachen_000000_000019_gtFine_labelIds.png in .*1 more: .*check"
+    )
+    with pytest.raises(ValueError, match=words):
+        load_dataset("cityscapes", "val", cityscapes)
+    problems = open_dataset("cityscapes", "val", cityscapes).problems
+    assert len(problems) == 2 and "gtFine_labelIds.png has no image bochum" in problems[1]
+
+
+def test_a_value_200_in_cityscapes_is_named(cityscapes):
+    write(next(cityscapes.rglob("val/bochum/*gtFine_labelIds.png")), np.full(SIZE, 200))
+    write(next(cityscapes.rglob("val/aachen/*gtFine_labelTrainIds.png")), np.full(SIZE, 200))
+    data = load_dataset("cityscapes", "val", cityscapes)
+    with pytest.raises(ValueError, match="labelTrainIds.png holds the label 200; .* 0 to 18"):
+        data[0]
+    with pytest.raises(ValueError, match="labelIds.png holds the label 200; .* 0 to 33"):
+        data[1]
+
+
+# ---- Pascal Context
+
+# What mmsegmentation's converter takes the 60 classes' numbers among the 459 to be
+CONTEXT_NUMBERS = sorted(
+    [2, 259, 260, 415, 324, 9, 258, 144, 18, 19, 22, 23, 397, 25, 284, 158, 159, 416, 33, 162, 420,
+     454, 295, 296, 427, 44, 45, 46, 308, 59, 440, 445, 31, 232, 65, 354, 424, 68, 326, 72, 458, 34,
+     207, 80, 355, 85, 347, 220, 349, 360, 98, 187, 104, 105, 366, 189, 368, 113, 115]
+)  # fmt: skip
+
+
+def write_lists(top, folder):
+    for split, stem in (("train", "2008_000002"), ("val", "2008_000003")):
+        photo(top / f"JPEGImages/{stem}.jpg")
+        file = top / f"ImageSets/{folder}/{split}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{stem}\n")
+    photo(top / "JPEGImages/2007_000001.jpg")  # of VOC, without context
+
+
+def label_names():
+    """A list of 459 names in which the 59 have their numbers and the others mean nothing."""
+    lines = {number: f"thing {number}" for number in range(1, 460)}
+    lines.update(zip(CONTEXT_NUMBERS, names.PASCAL_CONTEXT[1:]))
+    lines[308], lines[427] = "potted plant", "tv monitor"  # spaces do not matter
+    return "".join(f"{number}: {name}\n" for number, name in lines.items())
+
+
+@pytest.fixture(params=["pascal_context/VOCdevkit/VOC2010", "VOCdevkit/VOC2010", "pascal_context"])
+def context_mat(tmp_path, request):
+    """The official archives: VOC2010's own lists, and .mat files of 459 labels."""
+    top = tmp_path / request.param
+    write_lists(top, "Main")
+    place = tmp_path / request.param.split("/")[0]
+    (place / "trainval").mkdir()
+    values = np.resize(np.arange(460), (20, 23)).astype(np.uint16)
+    for stem in ("2008_000002", "2008_000003"):
+        write(top / f"JPEGImages/{stem}.jpg", np.zeros((20, 23, 3)))
+        savemat(place / f"trainval/{stem}.mat", {"LabelMap": values})
+    (place / "labels.txt").write_text(label_names())
+    return tmp_path
+
+
+def test_pascal_context_from_the_archive(context_mat):
+    """59 of 459 labels by name, the others are background: class 0, or not scored."""
+    values = np.resize(np.arange(460), (20, 23))
+    wanted = np.zeros(460, int)
+    wanted[CONTEXT_NUMBERS] = np.arange(1, 60)
+    sixty = load_dataset("pascal_context", "val", context_mat)
+    assert len(sixty) == 1 and np.array_equal(sixty[0][1], wanted[values])
+    wanted[:] = 255
+    wanted[CONTEXT_NUMBERS] = np.arange(59)
+    fewer = load_dataset("pascal_context_59", "train", context_mat)
+    assert len(fewer) == 1 and np.array_equal(fewer[0][1], wanted[values])
+    assert fewer.classes == sixty.classes[1:] and fewer.label_ids[58] == sixty.label_ids[59] == 59
+    assert fewer.counts == sixty.counts == {"train": 4998, "val": 5105}
+
+
+def test_pascal_context_from_converted_png(tmp_path):
+    """mmsegmentation's layout, 0 to 59; it is used where both are there."""
+    top = tmp_path / "VOCdevkit/VOC2010"
+    write_lists(top, "SegmentationContext")
+    (top / "trainval").mkdir()
+    for stem in ("2008_000002", "2008_000003"):
+        write(top / f"SegmentationClassContext/{stem}.png", numbers(12, 59))
+    sixty = load_dataset("pascal_context", "val", tmp_path)
+    assert np.array_equal(sixty[0][1], numbers(12, 59))
+    fewer = load_dataset("pascal_context_59", "val", tmp_path)
+    assert np.array_equal(fewer[0][1], numbers(11, 58))
+    assert sixty.counts == {"train": 4996, "val": 5104}  # as many as those lists hold
+    write(top / "SegmentationClassContext/2008_000003.png", np.zeros(SIZE))
+    assert (fewer[0][1] == 255).all() and (sixty[0][1] == 0).all()
+
+
+def test_pascal_context_names_what_is_missing(context_mat):
+    next(context_mat.rglob("2008_000003.mat")).unlink()
+    with pytest.raises(ValueError, match=r"2008_000003.mat is missing, .*Main/val.txt lists it"):
+        load_dataset("pascal_context", "val", context_mat)
+    file = next(context_mat.rglob("2008_000002.mat"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="2008_000002.mat cannot be read"):
+        list(load_dataset("pascal_context", "train", context_mat))
+    list_file = next(context_mat.rglob("val.txt"))
+    list_file.write_text("\n")
+    with pytest.raises(FileNotFoundError, match="val.txt lists no image"):
+        load_dataset("pascal_context", "val", context_mat)
+    list_file.unlink()
+    with pytest.raises(FileNotFoundError, match="no list .*Main/val.txt .nor .*Context/val.txt"):
+        load_dataset("pascal_context", "val", context_mat)
+    next(context_mat.rglob("labels.txt")).unlink()
+    with pytest.raises(FileNotFoundError, match="no .*labels.txt, which says what the numbers in"):
+        load_dataset("pascal_context", "train", context_mat)
+    for folder in list(context_mat.rglob("trainval")):
+        folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(
+        FileNotFoundError, match="SegmentationClassContext nor a folder trainval in"
+    ):
+        load_dataset("pascal_context", "train", context_mat)
+
+
+def test_a_list_without_a_class_is_refused(tmp_path):
+    (tmp_path / "labels.txt").write_text(label_names().replace(": aeroplane", ": helicopter"))
+    with pytest.raises(ValueError, match="labels.txt has no line for aeroplane; take"):
+        context_table(tmp_path / "labels.txt")
+
+
+# ---- the user's own folder
+
+
+def write_folder(top, split="", classes="road\nsky\n"):
+    for name in ("a", "b"):
+        photo(top / "images" / split / f"{name}.jpg")
+        write(top / "labels" / split / f"{name}.png", numbers(0, 1))
+    if classes:
+        (top / "classes.txt").write_text(classes)
+    return f"folder:{top}"
+
+
+def test_a_folder_is_a_data_set(tmp_path):
+    """Pairs by stem, whatever the image's type; names by line; colours spread over the hues."""
+    name = write_folder(tmp_path)
+    photo(tmp_path / "images/c.png")
+    write(tmp_path / "labels/c.png", np.full(SIZE, 255))
+    data = load_dataset(name, "val")
+    assert len(data) == 3 and data.classes == ("road", "sky") and len(set(data.palette)) == 2
+    assert np.array_equal(data[0][1], numbers(0, 1)) and (data[2][1] == 255).all()
+    assert data.name == name and data.label_ids == (0, 1)
+
+
+def test_a_folder_has_its_own_splits(tmp_path):
+    name = write_folder(tmp_path, "train")
+    write_folder(tmp_path, "2024-05")
+    photo(tmp_path / "images/test/t.jpg")
+    assert len(load_dataset(name, "train")) == len(load_dataset(name, "2024-05")) == 2
+    assert not load_dataset(name, "test").labelled
+    with pytest.raises(ValueError, match="unknown split of folder.* 'val'.*2024-05, test, train"):
+        load_dataset(name, "val")
+
+
+def test_a_class_list_may_have_colours(tmp_path):
+    (tmp_path / "classes.txt").write_text("road 128 64 128\ntraffic light  250, 170, 30\n\n")
+    found = read_class_list(tmp_path / "classes.txt")
+    assert found == (("road", "traffic light"), ((128, 64, 128), (250, 170, 30)))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "names 0 classes; labels of 8 bits hold 1 to 255"),
+        ("\n".join(f"c{k}" for k in range(256)), "names 256 classes"),
+        ("road\n\nsky\n", "has nothing in line 2"),
+        ("road\nsky\nroad\n", "names road more than once"),
+        ("road 1 2 3\nsky\n", "gives colours to 1 of 2 classes"),
+        ("road 1 2 3\nsky 1 2 300\n", "colour above 255"),
+    ],
+)
+def test_a_class_list_that_is_not_clear_is_refused(tmp_path, text, words):
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(ValueError, match=f"classes.txt {words}|classes.txt .*{words}"):
+        read_class_list(tmp_path / "classes.txt")
+
+
+def break_classes(top):
+    (top / "classes.txt").unlink()
+
+
+def break_images(top):
+    for file in (top / "images").iterdir():
+        file.unlink()
+    (top / "images/.hidden.txt").write_text("")
+
+
+def break_labels(top):
+    for file in (top / "labels").iterdir():
+        file.unlink()
+    (top / "labels").rmdir()
+
+
+def break_stem(top):
+    photo(top / "images/a.png")
+
+
+def break_label(top):
+    (top / "labels/b.png").unlink()
+
+
+def break_size(top):
+    write(top / "labels/b.png", np.zeros((8, 6)))
+
+
+def break_value(top):
+    write(top / "labels/b.png", np.full(SIZE, 2))
+
+
+@pytest.mark.parametrize(
+    "damage, error, words",
+    [
+        (break_classes, FileNotFoundError, "no .*classes.txt; write one class name per line"),
+        (break_images, FileNotFoundError, "images holds no image .*folders images and labels"),
+        (break_labels, FileNotFoundError, "no folder .*labels. A data set has the folders"),
+        (break_stem, ValueError, "a.png and a.jpg have one stem; keep one"),
+        (break_label, ValueError, "b.jpg has no label b.png in .*labels; add the label or remove"),
+        (break_size, ValueError, "b.jpg is 6x8 pixels, its label .*b.png 8x6"),
+        (break_value, ValueError, "b.png holds the label 2; known are 0 to 1 .255 is ignored"),
+    ],
+)
+def test_a_bad_folder_is_explained(tmp_path, damage, error, words):
+    name = write_folder(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(error, match=words):
+        list(load_dataset(name, "train"))
+
+
+def test_hidden_and_other_files_are_no_images(tmp_path):
+    name = write_folder(tmp_path)
+    (tmp_path / "images/._a.jpg").write_text("what another system leaves behind")
+    (tmp_path / "images/notes.txt").write_text("")
+    assert len(load_dataset(name, "train")) == 2
+
+
+# ---- all of them
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_every_class_has_a_name_a_colour_and_a_number(name):
+    kind = OFFICIAL[name]
+    assert len(set(kind.classes)) == len(kind.classes) == len(kind.palette)
+    counted = [value for value in kind.table if value != 255]
+    assert sorted(counted) == list(range(len(kind.classes)))
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_a_missing_data_set_says_how_to_get_it(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no folder .*setr_lib download {name}"):
+        load_dataset(name, "train", tmp_path)
+    with pytest.raises(ValueError, match=f"unknown split of {name} 'vall': did you mean val"):
+        load_dataset(name, "vall", tmp_path)
+
+
+def test_the_number_of_images_is_published():
+    """Paper, section 4.1, and the SegNet tutorial's split of CamVid."""
+    wanted = {"ade20k": [20210, 2000, 3352], "camvid": [367, 101, 233]}
+    wanted["cityscapes"], wanted["pascal_context"] = [2975, 500, 1525], [4998, 5105]
+    for name, counts in wanted.items():
+        found = OFFICIAL[name].counts
+        assert [found[s] for s in ("train", "val", "test") if s in found] == counts
+    assert OFFICIAL["cityscapes"].counts["train_extra"] == 19998
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="did you mean cityscapes.*pascal_context_59, folder:PATH"):
+        load_dataset("cityscape", "val")
+    assert {"shapes", "camvid", "ade20k", "cityscapes", "pascal_context"} <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "name, theirs",
+    [
+        ("ade20k", "ADE20KDataset"),
+        ("cityscapes", "CityscapesDataset"),
+        ("pascal_context", "PascalContextDataset"),
+        ("pascal_context_59", "PascalContextDataset59"),
+    ],
+)
+def test_classes_and_colours_are_mmsegmentations(name, theirs):
+    """Same names (theirs has one with a space at its end), same colours, same order."""
+    pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
+    for module in ("mmcv.ops", "mmcv.ops.point_sample", "mmcv._ext"):
+        sys.modules.setdefault(module, mock.MagicMock())
+    import mmseg.datasets
+
+    facts = getattr(mmseg.datasets, theirs).METAINFO
+    assert OFFICIAL[name].classes == tuple(each.strip() for each in facts["classes"])
+    assert [list(colour) for colour in OFFICIAL[name].palette] == facts["palette"]

@@ -1,0 +1,248 @@
+"""Several processes, or several parts of a batch, compute what one process computes at once."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+import torch
+from conftest import small_config
+from torch import nn
+
+from setr_lib import load_checkpoint, train
+from setr_lib.execution import Execution
+from setr_lib.stream import split_batch
+from setr_lib.training import Run
+
+CPU = Execution(device="cpu")
+WAYS = [(average, micro) for average in ("all", "valid") for micro in (None, 1)]
+
+
+@pytest.fixture
+def recipe(small_recipe):
+    return dataclasses.replace(small_recipe, batch=4, schedule=8, evaluate_every=4)
+
+
+@pytest.fixture
+def batch():
+    """Four crops whose ignored pixels are spread unevenly: the last has nothing else."""
+    labels = torch.randint(0, 8, (4, 32, 32))
+    labels[0, :28], labels[3] = 255, 255
+    return torch.randn(4, 3, 32, 32), labels
+
+
+def gradients(recipe, images, labels, execution=CPU):
+    """Loss and gradients of one step on this process's share of a batch, batch norm frozen."""
+    job = Run(recipe, None, "data", execution, False)
+    for module in job.model.modules():
+        module.train(not isinstance(module, nn.BatchNorm2d))
+    share = list(range(job.team.rank, recipe.batch, job.team.size))
+    parts = [share[i :: job.accumulate] for i in range(job.accumulate)]
+    job.train_step([(images[part], labels[part]) for part in parts])
+    job.look_at_losses()
+    return {"loss": torch.tensor(job.loss), **{n: p.grad for n, p in job.model.named_parameters()}}
+
+
+def assert_close(one, two):
+    """Within a millionth of the largest gradient, and of the loss; seen: 0.35 of that."""
+    largest = max(gradient.abs().max().item() for name, gradient in one.items() if name != "loss")
+    for name in one:
+        scale = one[name].item() if name == "loss" else largest
+        assert (two[name] - one[name]).abs().max().item() <= 1e-6 * scale, name
+
+
+def launch(function, *arguments):
+    """Two processes on the CPU, started as from a notebook."""
+    from accelerate import notebook_launcher
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a `Run` of its own leaves one
+    port = str(20_000 + os.getpid() % 10_000)
+    notebook_launcher(function, arguments, num_processes=2, use_port=port)
+
+
+@pytest.mark.parametrize("average", ["all", "valid"])
+@pytest.mark.parametrize("decoder", ["naive", "mla"])
+def test_accumulation_has_the_gradient_of_the_whole_batch(recipe, batch, decoder, average):
+    """Up to the order of sums; also where the parts hold different numbers of ignored pixels."""
+    config = small_config(decoder, image_size=(32, 32))
+    whole = dataclasses.replace(recipe, average=average, config=config)
+    one = gradients(whole, *batch)
+    for micro in (1, 2):
+        assert_close(one, gradients(dataclasses.replace(whole, micro_batch=micro), *batch))
+
+
+def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path, recipe, batch):
+    """Each with half of the batch, whole or crop by crop, both averages of the loss."""
+
+    def work():
+        for average, micro in WAYS:
+            way = dataclasses.replace(recipe, average=average, micro_batch=micro)
+            torch.save(gradients(way, *batch), tmp_path / f"{average}{micro}{os.environ['RANK']}")
+
+    launch(work)
+    for average, micro in WAYS:
+        one = gradients(dataclasses.replace(recipe, average=average), *batch)
+        for rank in (0, 1):
+            assert_close(one, torch.load(tmp_path / f"{average}{micro}{rank}"))
+
+
+def test_two_processes_stop_and_resume_as_one_run(tmp_path, recipe):
+    """3 + 5 steps, the stop asked of one process only, equal 8 to the last bit; with workers."""
+    do_step = Run.train_step
+
+    def ask_in_step_three(job, batch):
+        if job.step == 2 and job.team.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        do_step(job, batch)
+
+    def work():
+        run = {"progress": False, "execution": dataclasses.replace(CPU, workers=1)}
+        train(recipe, tmp_path / "one", **run)
+        Run.train_step = ask_in_step_three
+        try:
+            train(recipe, tmp_path / "two", **run)
+        except KeyboardInterrupt:
+            (tmp_path / f"stopped{os.environ['RANK']}").touch()
+        Run.train_step = do_step
+        train(recipe, tmp_path / "two", resume=True, **run)
+
+    launch(work)
+    assert (tmp_path / "stopped0").exists() and (tmp_path / "stopped1").exists()
+    one, two = (
+        load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict()
+        for name in ("one", "two")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    from setr_lib import load_record
+
+    sessions = load_record(tmp_path / "two")["sessions"]
+    assert [(s["step"], s["processes"]) for s in sessions] == [(0, 2), (3, 2)]
+
+
+def test_processes_see_together_what_one_would_see(recipe):
+    """The shares of three processes, micro-batch by micro-batch, make up every batch."""
+    recipe = dataclasses.replace(recipe, batch=6, micro_batch=1)
+    job = Run(recipe, None, "data", CPU, False)
+    job.step = 2
+    whole = [images for images, _ in job.loader(4)]
+    job.team.size, job.accumulate = 3, 2
+    shares = []
+    for job.team.rank in range(3):
+        shares.append([images for images, _ in job.loader(4)])
+    for step in range(2):
+        wanted = torch.cat(whole[6 * step : 6 * step + 6])
+        seen = [shares[rank][2 * step + part] for part in range(2) for rank in range(3)]
+        assert torch.equal(torch.cat(seen), wanted)
+
+
+def test_a_batch_is_shared_evenly_or_not_at_all(recipe):
+    facts = [(8, None, 2, (4, 1)), (16, 2, 1, (2, 8)), (16, 2, 4, (2, 2)), (8, 1, 8, (1, 1))]
+    for size, micro, processes, wanted in facts:
+        found = split_batch(dataclasses.replace(recipe, batch=size, micro_batch=micro), processes)
+        assert found == wanted
+    for size, micro, processes in ((8, None, 3), (8, 3, 1), (2, None, 4)):
+        with pytest.raises(ValueError, match=f"a batch of {size} does not split evenly"):
+            split_batch(dataclasses.replace(recipe, batch=size, micro_batch=micro), processes)
+
+
+def test_activation_checkpointing_has_the_same_gradient(recipe, batch):
+    one = gradients(recipe, *batch)
+    two = gradients(recipe, *batch, Execution(device="cpu", activation_checkpointing=True))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_activation_checkpointing_computes_the_blocks_twice(recipe, batch):
+    from setr_lib.encoder import MLP
+
+    counts = []
+    for switch in (False, True):
+        job = Run(
+            recipe, None, "data", Execution(device="cpu", activation_checkpointing=switch), False
+        )
+        calls = []
+        for module in job.model.modules():
+            if isinstance(module, MLP):
+                module.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        job.train_step([batch])
+        counts.append(len(calls))
+    assert counts == [4, 8]
+
+
+def test_channels_last_has_the_same_gradient(recipe, batch):
+    """Up to the order of sums inside the convolutions."""
+    assert_close(
+        gradients(recipe, *batch),
+        gradients(recipe, *batch, Execution(device="cpu", channels_last=True)),
+    )
+
+
+def test_autocast_computes_the_network_in_bf16_and_the_loss_in_float32(recipe, batch):
+    """The loss is that of the 16-bit scores, computed by torch in float32."""
+    import torch.nn.functional as F
+
+    job = Run(recipe, None, "data", Execution(device="cpu", precision="bf16"), False)
+    images, labels = batch
+    seen = []
+    small = job.model.small_logits
+    job.model.small_logits = lambda x: seen.extend(small(x)) or seen
+    loss = job.learner(images, labels)
+    assert all(s.dtype == torch.bfloat16 for s, _ in seen) and loss.dtype == torch.float32
+    main, *aux = (
+        F.cross_entropy(
+            F.interpolate(s.float(), size=(32, 32), mode="bilinear"), labels, ignore_index=255
+        )
+        for s, _ in seen
+    )
+    torch.testing.assert_close(loss, main + 0.4 * sum(aux), rtol=1e-5, atol=1e-6)
+    job.train_step([batch])
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in job.model.parameters())
+
+
+def test_a_run_in_bf16_goes_on_bit_for_bit(tmp_path, recipe):
+    run = {"progress": False, "execution": Execution(device="cpu", precision="bf16")}
+    train(recipe, tmp_path / "one", **run)
+    train(recipe, tmp_path / "two", steps=3, **run)
+    record = train(recipe, tmp_path / "two", resume=True, **run)
+    assert {session["precision"] for session in record["sessions"]} == {"bf16"}
+    one, two = (
+        load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict()
+        for name in ("one", "two")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_switches_that_cannot_be_are_explained(recipe):
+    from setr_lib.baselines import FCNConfig
+
+    with pytest.raises(ValueError, match="precision is 'half'; choose fp32, bf16, fp16"):
+        Execution("half")
+    with pytest.raises(ValueError, match=r"'fp16' on a CPU.*choose 'bf16'"):
+        Execution("fp16", "cpu")
+    with pytest.raises(ValueError, match="device is 'cuda:9', torch offers"):
+        Run(recipe, None, "data", Execution(device="cuda:9"), False)
+    fcn = dataclasses.replace(recipe, config=FCNConfig(50, 8))
+    with pytest.raises(ValueError, match="FCN has no transformer blocks"):
+        Run(fcn, None, "data", Execution(device="cpu", activation_checkpointing=True), False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch's SyncBN needs two GPUs")
+def test_two_gpus_normalise_as_one_with_the_whole_batch(tmp_path, recipe, batch):
+    """SyncBN: gradients and running means of two halves equal those of the whole, BN training."""
+
+    def found(execution):
+        job = Run(recipe, None, "data", execution, False)
+        job.learner.train()
+        share = slice(job.team.rank, None, job.team.size)
+        job.train_step([(batch[0][share], batch[1][share])])
+        means = {n: b for n, b in job.model.named_buffers() if "running" in n}
+        grads = {n: p.grad for n, p in job.model.named_parameters()}
+        return {name: tensor.cpu() for name, tensor in {**means, **grads}.items()}
+
+    launch(lambda: torch.save(found(Execution()), tmp_path / os.environ["RANK"]))
+    one = found(CPU)
+    for rank in "01":
+        two = torch.load(tmp_path / rank)
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,138 @@
+"""The paper's recipes against the fact sheet, row by row, and what their facts may be."""
+
+import dataclasses
+import json
+
+import pytest
+
+from setr_lib import get_recipe, list_recipes, list_records, load_record, train
+from setr_lib.__main__ import main
+from setr_lib.baselines import FCNConfig
+from setr_lib.recipes import RECIPES, Recipe, facts_hash, replace
+
+# The rows of the authors' configurations, written down again from them: crop, batch, steps, rate,
+# rate of the paper, classes, window's stride.
+ROWS = {
+    "cityscapes_naive": (768, 8, 80_000, 0.01, 0.01, 19, 512),
+    "cityscapes_pup": (768, 8, 80_000, 0.01, 0.01, 19, 512),
+    "cityscapes_mla": (768, 8, 80_000, 0.002, 0.01, 19, 512),
+    "ade20k_naive": (512, 16, 160_000, 0.01, 0.001, 150, 341),
+    "ade20k_pup": (512, 16, 160_000, 0.001, 0.001, 150, 341),
+    "ade20k_mla": (512, 16, 160_000, 0.001, 0.001, 150, 341),
+    "pascal_context_naive": (480, 16, 80_000, 0.01, 0.001, 60, 320),
+    "pascal_context_pup": (480, 16, 80_000, 0.001, 0.001, 60, 320),
+    "pascal_context_mla": (480, 16, 80_000, 0.001, 0.001, 60, 320),
+}
+BLOCKS = {
+    ("naive", 24): (9, 14, 19, 23), ("pup", 24): (9, 14, 19, 23), ("mla", 24): (5, 11, 17, 23),
+    ("naive", 12): (2, 5, 8, 11), ("pup", 12): (4, 7, 9, 11), ("mla", 12): (2, 5, 8, 11),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", ["large", "base", "deit"])
+@pytest.mark.parametrize("row", ROWS)
+def test_the_papers_recipes_have_the_papers_numbers(row, encoder):
+    crop, batch, steps, rate, paper_rate, classes, stride = ROWS[row]
+    r = get_recipe(f"{row}_{encoder}")
+    assert (r.crop, r.batch, r.schedule, r.rate) == ((crop, crop), batch, steps, rate)
+    assert (r.window, r.stride) == ((crop, crop), (stride, stride))
+    assert (r.optimiser, r.power, r.floor, r.warmup, r.weight_decay) == ("sgd", 0.9, 1e-4, 0, 0)
+    assert (r.head_factor, r.head_scope, r.average, r.ratios) == (10, "authors", "all", (0.5, 2.0))
+    assert r.photometric and r.pretrained and r.dataset in row
+    c = r.config
+    assert (c.num_classes, c.image_size, c.graph, c.aux) == (classes, (crop, crop), "authors", True)
+    size = (1024, 24, 16) if encoder == "large" else (768, 12, 12)
+    assert (c.width, c.depth, c.heads) == size and c.layers == BLOCKS[c.decoder, c.depth]
+    other = f"{r.name}_paper_rate"
+    assert (other in RECIPES) == (rate != paper_rate)
+    if other in RECIPES:
+        assert get_recipe(other) == dataclasses.replace(
+            r, name=other, rate=paper_rate, source="paper"
+        )
+
+
+def test_images_of_the_three_data_sets_are_scaled_as_published():
+    scales = {"cityscapes": (2049, 1025), "ade20k": (2048, 512), "pascal_context": (520, 520)}
+    for name, scale in scales.items():
+        r = get_recipe(f"{name}_pup_large")
+        assert r.scale == scale
+        # Pascal Context is scored with a short side of 520 and no limit for the long one.
+        size = r.protocol.view_size((300, 1500), 1.0)
+        assert size == {"cityscapes": (410, 2049), "ade20k": (410, 2048)}.get(name, (520, 2600))
+
+
+def test_schedules_and_batches_that_were_published_twice():
+    assert get_recipe("cityscapes_pup_large_40k").schedule == 40_000
+    assert get_recipe("ade20k_mla_large_b8").batch == 8
+    assert get_recipe("cityscapes_pup_large_40k_random").pretrained is None
+
+
+def test_every_recipe_of_the_paper_fits_one_gpu_with_the_same_batch():
+    """By accumulation: nothing but the micro-batch differs."""
+    paper = [n for n in RECIPES if n.startswith(tuple(ROWS)) and not n.endswith("_1gpu")]
+    assert len(paper) > 40
+    for name in paper:
+        one, many = get_recipe(f"{name}_1gpu"), get_recipe(name)
+        assert one.micro_batch in (1, 2) and many.micro_batch is None
+        assert dataclasses.replace(one, name=name, micro_batch=None) == many
+
+
+def test_pretrained_weights_have_names_that_timm_knows():
+    import timm
+
+    known = timm.list_pretrained()
+    assert {r.pretrained for r in RECIPES.values()} - {None} <= set(known)
+
+
+def test_the_table_lists_every_recipe(capsys):
+    assert main(["recipes"]) == main(["recipes", "_1gpu"]) == 0
+    said = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert set(list_recipes()) <= said
+    assert main(["recipes", "ade20k_mla_large"]) == 0
+    said = capsys.readouterr().out
+    assert "160000" in said and "neck" in said and "0.01 " in said
+    assert main(["recipes", "nothing"]) == 2
+
+
+@pytest.mark.parametrize("name", list_records())
+def test_records_of_older_versions_stay_readable(name):
+    """Facts that recipes have learned since get their defaults; the recorded hash still holds."""
+    record = load_record(name)
+    if "recipe" in record:
+        recipe = Recipe.from_dict(record["recipe"])
+        assert facts_hash(record["recipe"]) == record["recipe_hash"]
+        assert recipe.micro_batch is None and recipe.head_scope == "authors"
+
+
+def test_a_recipe_survives_json():
+    for name in ("ade20k_mla_large", "pascal_context_pup_deit_1gpu"):
+        recipe = get_recipe(name)
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    fcn = dataclasses.replace(recipe, config=FCNConfig(50, 60))
+    assert Recipe.from_dict(json.loads(json.dumps(fcn.to_dict()))) == fcn
+
+
+def test_unknown_names_are_explained(tmp_path):
+    with pytest.raises(ValueError, match="did you mean camvid_pup_tiny"):
+        train("camvid_pup_tny", tmp_path)
+    with pytest.raises(ValueError, match="unknown fact of a recipe 'lr'.*rate"):
+        train("camvid_pup_tiny", tmp_path, lr=1)
+    with pytest.raises(ValueError, match="optimiser is 'lion'"):
+        get_recipe("camvid_pup_tiny", optimiser="lion")
+    with pytest.raises(ValueError, match="head_scope is 'all'; choose 'authors' or 'decoder'"):
+        get_recipe("camvid_pup_tiny", head_scope="all")
+    with pytest.raises(ValueError, match="average is 'some'"):
+        get_recipe("camvid_pup_tiny", average="some")
+    for fact in ("batch", "micro_batch"):
+        with pytest.raises(ValueError, match=f"{fact} is 0"):
+            replace(get_recipe("camvid_pup_tiny"), **{fact: 0})
+
+
+def test_recipes_of_the_contract_exist():
+    sizes = {"camvid": ("tiny", "small"), "shapes": ("tiny",)}
+    for data, names in sizes.items():
+        for decoder in ("naive", "pup", "mla"):
+            for size in names:
+                recipe = get_recipe(f"{data}_{decoder}_{size}")
+                assert recipe.dataset == data and recipe.config.decoder == decoder
+    assert len({get_recipe(name).hash() for name in list_recipes()}) == len(list_recipes())

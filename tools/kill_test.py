@@ -1,0 +1,122 @@
+"""Kill a run at random moments, resume it each time, and compare it with one that was left alone.
+
+python tools/kill_test.py --kills 30 [--seed 0] [--folder FOLDER]
+
+A small network on made-up scenes, two processes that prepare crops, a saving every 0.2 seconds and
+an evaluation every 40 steps. Ends with 1 if a single bit differs.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from setr_lib import load_checkpoint, train, training  # noqa: E402
+from setr_lib.datasets import Shapes  # noqa: E402
+from setr_lib.execution import Execution  # noqa: E402
+from setr_lib.model import SETRConfig  # noqa: E402
+from setr_lib.recipes import Recipe, get_recipe  # noqa: E402
+from setr_lib.states import has_state  # noqa: E402
+
+LONGEST = 2.5  # seconds that a process may live
+
+
+def recipe(steps: int) -> Recipe:
+    """MLA with 4 blocks of width 48, crops of 64 pixels, colours distorted."""
+    config = SETRConfig(
+        "mla", num_classes=8, image_size=(64, 64), width=48, depth=4, heads=3,
+        layers=(0, 1, 2, 3), channels=32,
+    )  # fmt: skip
+    return dataclasses.replace(
+        get_recipe("shapes_mla_tiny"), config=config, crop=(64, 64), batch=4, schedule=steps,
+        evaluate_every=40, photometric=True,
+    )  # fmt: skip
+
+
+def one_life(steps: int, out: Path) -> None:
+    """Train until the end, or until somebody kills this process."""
+    torch.set_num_threads(1)
+    training.SAVE_SECONDS, training.SAVE_SHARE = 0.2, 1.0
+    execution = Execution(device="cpu", workers=2)
+    train(recipe(steps), out, has_state(out / "state"), execution=execution, progress=False)
+
+
+def start(steps: int, out: Path) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=one_life, args=(steps, out))
+    process.start()
+    return process
+
+
+def same(one: Path, two: Path) -> bool:
+    """Weights, log and scores, to the last bit."""
+    for name in ("best", "last"):
+        first, second = (
+            load_checkpoint(out / f"{name}.safetensors")[0].state_dict() for out in (one, two)
+        )
+        if not all(torch.equal(first[key], second[key]) for key in first):
+            return False
+    logs = [
+        [(line["step"], line["loss"]) for line in map(json.loads, (out / "log.jsonl").open())]
+        for out in (one, two)
+    ]
+    found = [
+        [(e["step"], e["miou"]) for e in json.loads((out / "record.json").read_text())[
+            "evaluations"]]
+        for out in (one, two)
+    ]  # fmt: skip
+    return logs[0] == logs[1] and found[0] == found[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", help="where the two runs are kept")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # threads do not survive a fork
+    Shapes.lengths = {"train": 100, "val": 6, "test": 6}
+    folder = Path(options.folder or tempfile.mkdtemp())
+    one, two = folder / "alone", folder / "killed"
+    chance = random.Random(options.seed)
+    clock = time.monotonic()
+    start(options.steps, one).join()
+    print(f"alone: {options.steps} steps in {time.monotonic() - clock:.0f} s", flush=True)
+    kills = halves = 0
+    while kills < options.kills:
+        process = start(options.steps, two)
+        moment = chance.uniform(0.0, LONGEST)
+        process.join(moment)
+        if not process.is_alive():
+            break
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+        left = [str(p.name) for p in two.rglob(".*")]
+        halves += bool(left)
+        record = two / "record.json"
+        step = json.loads(record.read_text())["step"] if record.exists() else 0
+        print(f"kill {kills} after {moment:.2f} s, saved at step {step} {left or ''}", flush=True)
+    start(options.steps, two).join()
+    equal = same(one, two)
+    print(
+        f"{kills} kills, {halves} of them in the midst of writing: "
+        + ("the same run, bit for bit" if equal else "ANOTHER RUN")
+    )
+    return 0 if equal and kills == options.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
