@@ -14,6 +14,7 @@ from torch import Tensor
 from .losses import IGNORE
 
 Pixels = np.ndarray | Tensor
+PIECE = 1 << 16  # pixels
 
 
 def confusion_matrix(
@@ -40,7 +41,8 @@ def confusion_matrix(
             "they must be equal"
         )
     truth, guess = label.flatten(), prediction.flatten()
-    if not (_are_bytes(truth) and _are_bytes(guess)):  # slower: what is ignored leaves first
+    pairs = _byte_pairs(truth, guess)
+    if pairs is None:  # slower: what is ignored is left out first
         counted = truth != ignore_index
         truth, guess = truth[counted].long(), guess[counted].long()
         _check(truth.unique(), "label", num_classes, ignore_index)
@@ -49,7 +51,7 @@ def confusion_matrix(
         return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
     # One row and column for each of the 256 bytes: the ignored pixels have a row of their own, and
     # so has every value that is no class. Nothing is selected and nothing is looked at twice.
-    table = torch.bincount(_pairs(truth, guess), minlength=256 * 256).view(256, 256)
+    table = torch.bincount(pairs, minlength=256 * 256).view(256, 256)
     if 0 <= ignore_index < 256:
         table[ignore_index] = 0
     _check(table.sum(1).nonzero()[:, 0], "label", num_classes, ignore_index)
@@ -108,26 +110,26 @@ def scores(counts: Pixels) -> Scores:
     )
 
 
-def _pairs(truth: Tensor, guess: Tensor) -> Tensor:
-    """256 * truth + guess, int32."""
+def _byte_pairs(truth: Tensor, guess: Tensor) -> Tensor | None:
+    """256 * truth + guess, int32; None if one of the values does not lie between 0 and 255."""
+    if truth.is_floating_point() or guess.is_floating_point() or not len(truth):
+        return None
     if truth.device.type != "cpu":
-        return guess.int().add_(truth.int(), alpha=256)
-    # numpy: torch would wake all its threads, which then wait in vain while one of them counts
-    pairs = np.left_shift(truth.numpy(), 8, dtype=np.int32, casting="unsafe")
-    np.bitwise_or(pairs, guess.numpy(), out=pairs, dtype=np.int32, casting="unsafe")
+        ends = [int(end) for values in (truth, guess) for end in values.aminmax()]
+        in_range = min(ends) >= 0 and max(ends) <= 255
+        return guess.int().add_(truth.int(), alpha=256) if in_range else None
+    # numpy, since torch would wake all its threads to have one of them count; in pieces that stay
+    # in the processor's cache, where the second look at them is free
+    pairs = np.empty(len(truth), np.int32)
+    for start in range(0, len(truth), PIECE):
+        piece = slice(start, start + PIECE)
+        t, g, out = truth[piece].numpy(), guess[piece].numpy(), pairs[piece]
+        for values in (t, g):  # all their bits together say whether one leaves the range
+            if values.dtype != np.uint8 and not 0 <= int(np.bitwise_or.reduce(values)) <= 255:
+                return None
+        np.left_shift(t, 8, out=out, dtype=np.int32, casting="unsafe")
+        np.bitwise_or(out, g, out=out, dtype=np.int32, casting="unsafe")
     return torch.from_numpy(pairs)
-
-
-def _are_bytes(values: Tensor) -> bool:
-    """Whether all are whole numbers from 0 to 255."""
-    if values.dtype == torch.uint8:
-        return True
-    if values.is_floating_point() or not len(values):
-        return False
-    if values.device.type == "cpu":  # all bits together: half the time of smallest and largest
-        return 0 <= int(np.bitwise_or.reduce(values.numpy())) <= 255
-    low, high = torch.aminmax(values)
-    return int(low) >= 0 and int(high) <= 255
 
 
 def _check(values: Tensor, what: str, classes: int, ignore_index: int) -> None:
