@@ -11,7 +11,8 @@ if root is None:
     if not root.is_dir():
         clone = ["git", "clone", "-q", "--depth", "1", "REPOSITORY_URL", str(root)]
         subprocess.run(clone, check=True)
-missing = [name for name in ("timm", "safetensors") if importlib.util.find_spec(name) is None]
+needed = ("timm", "safetensors", "accelerate", "anywidget")
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
 os.chdir(root / "book")
