@@ -41,7 +41,8 @@ def main() -> None:
             print(f"{subject:9}left out: {missing}; see requirements-mmseg.txt")
             continue
         for row in module.rows(options.rounds, options.only):
-            found.append({"subject": subject, "peer": module.PEER, **row})
+            threads = {"threads": torch.get_num_threads()}
+            found.append({"subject": subject, "peer": module.PEER, **threads, **row})
             low, high = row["quartiles"]
             memory = row.get("memory")
             share = f"{memory['ours'] / memory['theirs']:13.3f}" if memory else " " * 13
