@@ -41,7 +41,8 @@ def main() -> None:
             print(f"{subject:9}left out: {missing}; see requirements-mmseg.txt")
             continue
         for row in module.rows(options.rounds, options.only):
-            row = {"subject": subject, "peer": module.PEER, **row}
+            threads = torch.get_num_threads()
+            row = {"subject": subject, "peer": module.PEER, "threads": threads, **row}
             peers[row["peer"]] = version(row["peer"])
             found.append(row)
             low, high = row["quartiles"]

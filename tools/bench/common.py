@@ -14,6 +14,8 @@ def compare(
     """Run both once per round, in alternating order, and compare their CPU times.
 
     CPU time, of all threads: another job on the machine changes it less than the time on the wall.
+    Where other jobs hold the cores, run with OMP_NUM_THREADS=1: a thread that waits for another
+    burns CPU time, most where there are many small steps, as in the lean loss.
     A first round warms up and does not count.
 
     Returns:
