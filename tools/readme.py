@@ -1,7 +1,7 @@
-"""Renew what the README and the book's first page take from records: the table of results.
+"""Renew what the README and the book's pages take from records: the tables of results and of speed.
 
-python tools/readme.py            write the table between the markers
-python tools/readme.py --check    fail if it is not what the records say
+python tools/readme.py            write the tables between their markers
+python tools/readme.py --check    fail if they are not what the records say
 python tools/readme.py --picture CHECKPOINT    draw the first picture with this network
 """
 
@@ -14,12 +14,11 @@ sys.path.insert(0, str(ROOT))
 
 from setr_lib.records import list_records, load_record  # noqa: E402
 
-FILES = (ROOT / "README.md", ROOT / "book" / "index.md")
-START, END = "<!-- results: written by tools/readme.py -->", "<!-- end of results -->"
+FILES = (ROOT / "README.md", ROOT / "book" / "index.md", ROOT / "book" / "speed.md")
 PICTURE = ROOT / "book" / "figures" / "prediction.jpg"
 
 
-def table() -> str:
+def results() -> str:
     """One row per record: runs with their machine, baselines without."""
     head = ["record", "data", "how it was trained", "time", "machine", "seed", "mIoU, val"]
     rows = [head, ["---"] * (len(head) - 1) + ["---:"]]
@@ -31,7 +30,7 @@ def table() -> str:
             for guess, found in record["scores"].items():
                 miou = f"{100 * found['miou']:.1f}"
                 rows.append([f"`{name}`", record["dataset"], f"not: {guess}", "", "", "", miou])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return as_text(rows)
 
 
 def run_row(name: str, record: dict) -> list[str]:
@@ -43,11 +42,35 @@ def run_row(name: str, record: dict) -> list[str]:
     return [f"`{name}`", recipe["dataset"], how, minutes, machine, str(record["seed"]), miou]
 
 
+def speed() -> str:
+    """One row per case of the records that `make bench` wrote."""
+    head = ["what", "beside", "CPU time, ours / theirs", "quartiles", "memory", "record", "day"]
+    rows = [head, ["---"] * 2 + ["---:"] * 3 + ["---"] * 2]
+    for name in list_records():
+        record = load_record(name)
+        for row in record.get("bench", []):
+            low, high = row["quartiles"]
+            memory = row.get("memory")
+            share = f"{memory['ours'] / memory['theirs']:.2f}" if memory else ""
+            peer = f"{row['peer']} {record['peers'][row['peer']]}"
+            numbers = [f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}", share]
+            rows.append([row["case"], peer, *numbers, f"`{name}`", record["day"]])
+    return as_text(rows)
+
+
+def as_text(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def renewed(text: str) -> str:
-    """`text` with the table of today between the markers."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{table()}\n{END}{after}"
+    """`text` with the tables of today between their markers."""
+    for table in (results, speed):
+        start, end = f"<!-- {table.__name__}: written by tools/readme.py -->", "<!-- end of {} -->"
+        if start in text:
+            before, rest = text.split(start)
+            _, after = rest.split(end.format(table.__name__))
+            text = f"{before}{start}\n{table()}\n{end.format(table.__name__)}{after}"
+    return text
 
 
 def draw(checkpoint: str) -> None:

@@ -9,6 +9,7 @@ A record that is there is added to, if it is of the same commit.
 
 import argparse
 import importlib
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def main() -> None:
             module = importlib.import_module(f".{subject}", __package__)
             peers[module.PEER] = version(module.PEER)
         except (ModuleNotFoundError, PackageNotFoundError) as missing:
-            print(f"{subject:9}left out: {missing}; see requirements-mmseg.txt")
+            print(f"{subject:9}left out: {missing}; see requirements-bench.txt")
             continue
         for row in module.rows(options.rounds, options.only):
             threads = torch.get_num_threads()
@@ -58,7 +59,7 @@ def main() -> None:
 
 def add_to_record(path: Path, found: list[dict[str, Any]], peers: dict[str, str]) -> None:
     """Write the rows; those of an earlier run of the same commit stay, where not run again."""
-    facts = surroundings(torch.device("cpu"))
+    facts = surroundings(torch.device("cpu")) | {"day": datetime.now(UTC).date().isoformat()}
     old = read_json(path) if path.exists() else {}
     if old.get("commit") == facts["commit"]:
         new = {(row["subject"], row["case"], row["peer"]) for row in found}
