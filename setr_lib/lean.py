@@ -43,7 +43,8 @@ def upsample_cross_entropy(
 
     Loss and gradient are those of `F.interpolate` followed by `F.cross_entropy`. Half precision is
     computed in float32, and so is the result. The gradient is found together with the loss, by
-    matrix products and without atomic additions: the same bits in every run, on a GPU too.
+    matrix products and with no two additions in a race: the same bits in every run (tested on a
+    CPU; no GPU was at hand).
 
     Args:
         logits: finite scores; h and w may be smaller than H and W, equal or larger.
