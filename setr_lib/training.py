@@ -11,12 +11,13 @@ seen).
 
 # B batch, H W crop rows and columns
 
+import dataclasses
 import json
 import math
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def train(
         data_root: as in `load_dataset`.
         execution: device, precision and switches; None: float32 on a GPU if there is one.
         progress: whether to show a bar.
-        overrides: facts of the recipe to replace, for example `seed=1` or `schedule=400`.
+        overrides: facts of the recipe or of the execution to replace, for example `seed=1`,
+            `schedule=400`, `device="cpu"` or `workers=2`.
 
     Returns:
         The record, as in `out_dir/record.json`.
@@ -97,11 +99,13 @@ def train(
         OSError: if a file cannot be written; what was written before is untouched.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state has been saved.
     """
+    switches = {f.name: overrides.pop(f.name) for f in fields(Execution) if f.name in overrides}
+    execution = dataclasses.replace(execution or Execution(), **switches)
     recipe = (
         get_recipe(recipe, **overrides) if isinstance(recipe, str) else replace(recipe, **overrides)
     )
     try:
-        run = Run(recipe, Path(out_dir), data_root, execution or Execution(), progress)
+        run = Run(recipe, Path(out_dir), data_root, execution, progress)
         return run.go(resume, recipe.schedule if steps is None else steps)
     finally:  # so that notebook_launcher can start processes after a run in this one
         AcceleratorState._reset_state(reset_partial_state=True)

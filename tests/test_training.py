@@ -244,3 +244,14 @@ def test_a_training_step_costs_three_forward_passes():
     plain = step_gflops(make(False), 64)
     assert plain == pytest.approx(3 * costs(make(False), 64).gflops)
     assert step_gflops(make(True), 64) > plain
+
+
+def test_facts_of_the_execution_are_overrides_too(tmp_path, small_recipe):
+    """By name, beside the recipe's own; an unknown name is still an error."""
+    record = train(
+        small_recipe, tmp_path, steps=1, progress=False, device="cpu", precision="bf16", seed=3
+    )
+    session = record["sessions"][0]
+    assert (session["device"], session["precision"], record["seed"]) == ("cpu", "bf16", 3)
+    with pytest.raises(ValueError, match="divice"):
+        train(small_recipe, tmp_path / "b", divice="cpu")
