@@ -17,7 +17,7 @@ def slide_inference(
     images: Tensor,
     window: int | Size = (512, 512),
     stride: int | Size = (341, 341),
-    batch: int = 4,
+    batch: int = 1,
 ) -> Tensor:
     """Scores of large images from overlapping windows.
 
@@ -33,7 +33,8 @@ def slide_inference(
         images: `(B,3,H,W)` float, normalised.
         window, stride: rows and columns, or one number for both. A window larger than the image
             is cut to it.
-        batch: windows that the model reads at once, of each image.
+        batch: windows that the model reads at once, of each image. More than one can be faster on
+            a GPU, and needs that much more memory inside the model.
 
     Returns:
         `(B,K,H,W)` float.
