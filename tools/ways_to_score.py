@@ -1,4 +1,4 @@
-"""Score the network that comes with the book on CamVid in several ways; chapter 10 reads it.
+"""Score the network that comes with the book on CamVid in several ways; chapter 12 reads it.
 
 python tools/ways_to_score.py strides data/records/camvid_strides
 python tools/ways_to_score.py views data/records/camvid_views
