@@ -11,13 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from scipy.io import loadmat
 
 from . import names
-from .errors import few
+from .classlist import ClassList, read_class_list
+from .errors import few, unknown
 from .losses import IGNORE
-from .pairs import FileDataset, Files
-from .reading import check_labels, read_label
+from .matfile import read_mat
+from .pairs import FileDataset, Files, list_images, subfolders
+from .reading import check_labels, read_label, read_text
 
 
 class CamVid(FileDataset):
@@ -104,14 +105,14 @@ class Cityscapes(FileDataset):
         images = self._folder(root, f"cityscapes/leftImg8bit/{part}", f"leftImg8bit/{part}")
         pairs: Files = []
         if part == "test":
-            for city in sorted(images.iterdir()):
-                pairs += self._pair(city, None, "_leftImg8bit")
-            return self._not_empty(pairs, images)
+            for city in subfolders(images):
+                pairs += self._pair(images / city, None, "_leftImg8bit")
+            return self._not_empty(pairs, images, "_leftImg8bit.png")
         labels = self._folder(images.parents[1], f"{kind}/{part}")
         endings = (f"_{kind}_labelTrainIds", f"_{kind}_labelIds")
-        for name in sorted({path.name for top in (images, labels) for path in top.iterdir()}):
-            pairs += self._pair(images / name, labels / name, "_leftImg8bit", endings)
-        return self._not_empty(pairs, images)
+        for city in sorted({*subfolders(images), *subfolders(labels)}):
+            pairs += self._pair(images / city, labels / city, "_leftImg8bit", endings)
+        return self._not_empty(pairs, images, "_leftImg8bit.png")
 
     def read_classes(self, file: Path) -> np.ndarray:
         is_train_ids = file.stem.endswith("_labelTrainIds")
@@ -154,7 +155,7 @@ class PascalContext(FileDataset):
             raise FileNotFoundError(f"there is no list {lists[0]} (nor {lists[1]}). {self.cure}")
         if file.parent.name == "SegmentationContext":  # the Detail API, from which they come,
             self.counts = {"train": 4996, "val": 5104}  # leaves out three images
-        stems = file.read_text().split()
+        stems = read_text(file).split()
         if not stems:
             raise FileNotFoundError(f"{file} lists no image. {self.cure}")
         pairs: Files = []
@@ -189,10 +190,7 @@ class PascalContext(FileDataset):
     def read_classes(self, file: Path) -> np.ndarray:
         if file.suffix != ".mat":
             return super().read_classes(file)
-        try:
-            values = loadmat(file)["LabelMap"]
-        except Exception as error:  # scipy raises many kinds
-            raise ValueError(f"{file} cannot be read ({error}); restore the file") from error
+        values = read_mat(file, "LabelMap")
         check_labels(values, len(self.mat_table), file)
         return np.array(self.table, np.uint8)[self.mat_table[values]]
 
@@ -210,68 +208,73 @@ class PascalContext59(PascalContext):
 class Folder(FileDataset):
     """A user's own data: `folder:PATH` with `images/`, `labels/` and `classes.txt`.
 
-    An image and its label have one stem: `images/a.jpg` and `labels/a.png`. Labels hold class
-    numbers from 0 on as grey values or palette indices, and 255 where there is none. Splits are
-    subfolders: `images/train` with `labels/train`, and so on. Without subfolders every split is
-    the whole folder: then a score on `val` is a score on the training images. `test` may be
-    without a labels folder.
+    An image and its label have one stem: `images/a.jpg` and `labels/a.png`; if all labels have one
+    of `LABEL_ENDINGS` more (`a_mask.png`), that is found. Labels hold class numbers from 0 on as
+    grey values or palette indices, and 255 where there is none. Splits are subfolders:
+    `images/train` with `labels/train`, and so on. Without subfolders every split is the whole
+    folder: then a score on `val` is a score on the training images. `test` may be without a labels
+    folder.
 
-    `classes.txt` has one class per line, the class 0 first, each with its colour or all without:
-    `road 128 64 128` (red, green, blue). Without colours they are spread over the hues.
+    `classes.txt` names the classes, see `setr_lib.classlist`. If it gives them colours, labels
+    saved in colours (RGB) are read by these.
     """
 
     def __init__(self, split: str, path: Path) -> None:
         self.name = f"folder:{path}"
         inside = subfolders(path / "images")
         self.splits, self.flat = inside or FileDataset.splits, not inside
-        self.classes, self.palette = read_class_list(path / "classes.txt")
-        self.table = tuple(range(len(self.classes)))
+        self.loose = len(list_images(path / "images")) if inside else 0
+        self.list: ClassList = read_class_list(path / "classes.txt")
+        self.classes, self.palette = self.list.classes, self.list.palette
+        self.table, self.note = self.list.table, self.list.note
+        if self.loose and split not in inside:
+            raise ValueError(
+                unknown(f"split of {self.name}", split, inside)
+                + f" ({self.loose} images lie beside these folders in {path / 'images'}: give them "
+                "a split folder, too, or remove the others)"
+            )
         super().__init__(split, path)
 
     def find(self, root: Path) -> Files:
         below = "" if self.flat else f"/{self.split}"
+        if self.flat:
+            self.suspicions.append(
+                f"{root / 'images'} has no folders for splits: train, val and test are the same "
+                "files, and a score on val is one on the training images (make images/train, "
+                "images/val, labels/train, labels/val)"
+            )
+        if self.loose:
+            self.suspicions.append(
+                f"{self.loose} images beside the folders {few(list(self.splits))} in "
+                f"{root / 'images'} belong to no split and are passed over"
+            )
         images = self._folder(root, f"images{below}")
-        bare = self.split == "test" and not (root / f"labels{below}").is_dir()
-        labels = None if bare else self._folder(root, f"labels{below}")
-        return self._not_empty(self._pair(images, labels), images)
+        if self.split == "test" and not (root / f"labels{below}").is_dir():
+            return self._not_empty(self._pair(images, None), images)
+        labels = self._folder(root, f"labels{below}")
+        ending = label_ending(images, labels)
+        return self._not_empty(self._pair(images, labels, "", (ending,)), images)
+
+    def read_classes(self, file: Path) -> np.ndarray:
+        return self.translate(read_label(file, self.list.colours), self.table, file)
 
     @property
     def cure(self) -> str:
         return "A data set has the folders images and labels, and the file classes.txt"
 
 
-def subfolders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in a folder, sorted; none where there is no such folder."""
-    return tuple(sorted(f.name for f in folder.glob("*/"))) if folder.is_dir() else ()
+LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_L")
 
 
-def read_class_list(file: Path) -> tuple[tuple[str, ...], names.Palette]:
-    """The names and colours in a `classes.txt`, see `Folder`."""
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"there is no {file}; write one class name per line, in the order of their numbers in "
-            "the labels, the class 0 first"
-        )
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    while lines and not lines[-1]:
-        lines.pop()
-    rows = [re.fullmatch(r"(.*\S)\s+(\d+)[\s,]+(\d+)[\s,]+(\d+)", line) for line in lines]
-    found = tuple(row[1] if row else line for row, line in zip(rows, lines))
-    palette = tuple((int(row[2]), int(row[3]), int(row[4])) for row in rows if row)
-    twice = sorted({name for name in found if found.count(name) > 1 and name})
-    if not 1 <= len(found) <= IGNORE:
-        raise ValueError(f"{file} names {len(found)} classes; labels of 8 bits hold 1 to 255")
-    if not all(found):
-        raise ValueError(f"{file} has nothing in line {found.index('') + 1}; give the class a name")
-    if twice:
-        raise ValueError(f"{file} names {few(twice)} more than once; every class has its own name")
-    if len(palette) not in (0, len(found)):
-        raise ValueError(
-            f"{file} gives colours to {len(palette)} of {len(found)} classes; to all or to none"
-        )
-    if any(max(colour) > 255 for colour in palette):
-        raise ValueError(f"{file} has a colour above 255: {max(palette, key=max)}")
-    return found, palette or tuple(names.spread_palette(len(found)))
+def label_ending(images: Path, labels: Path) -> str:
+    """What the stems of the labels have more than those of the images, if it is the same in all."""
+    stems = {path.stem for path in list_images(images)}
+    others = {path.stem for path in list_images(labels)}
+    for ending in LABEL_ENDINGS:
+        bare = {stem.removesuffix(ending) for stem in others if stem.endswith(ending)}
+        if bare & stems and len(bare) == len(others) and not others & stems:
+            return ending
+    return ""
 
 
 def context_table(file: Path) -> np.ndarray:
@@ -279,7 +282,7 @@ def context_table(file: Path) -> np.ndarray:
 
     `file` is the archive's labels.txt with lines like `2: aeroplane`.
     """
-    lines = re.findall(r"^\s*(\d+)\s*:(.*)$", file.read_text(), re.MULTILINE)
+    lines = re.findall(r"^[ \t]*(\d{1,4})[ \t]*:(.*)$", read_text(file), re.MULTILINE)
     numbers = {name.replace(" ", "").strip(): int(number) for number, name in lines}
     missing = [name for name in names.PASCAL_CONTEXT[1:] if name not in numbers]
     if missing:

@@ -25,8 +25,13 @@ def prior_scores(train: PairDataset, test: PairDataset) -> dict[str, Tensor]:
     """Confusion matrices on `test` of the majority class and of the commonest class per position.
 
     Both are counted on `train`. The keys are `"majority class"` and `"position prior"`.
+
+    Raises:
+        ValueError: if no pixel of `train` has a class.
     """
     counts = label_counts(train, test[0][1].shape)
+    if not counts.any():
+        raise ValueError(f"every label of {train.name} {train.split} is ignored; nothing to guess")
     position = counts.argmax(0).numpy().astype(np.uint8)
     majority = np.full_like(position, counts.sum((1, 2)).argmax().item())
     classes = len(test.classes)

@@ -49,6 +49,7 @@ class Recipe:
         average: of the loss, see `segmentation_loss`.
         ratios: range of the random ratio.
         photometric: whether colours are distorted.
+        whole_scale: whether scale times ratio is cut to whole pixels first, as the authors do.
         window, stride: of the evaluation; None: whole images.
         rule: how evaluation brings an image to `scale`, see `Protocol`.
         evaluate_every: steps between evaluations.
@@ -77,6 +78,7 @@ class Recipe:
     average: str = "all"
     ratios: tuple[float, float] = (0.5, 2.0)
     photometric: bool = True
+    whole_scale: bool = False
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     rule: str = "fit"
@@ -323,6 +325,7 @@ def _paper(dataset: str, decoder: str, encoder: str) -> Iterator[Recipe]:
         window=protocol.window,
         stride=protocol.stride,
         rule=protocol.rule,
+        whole_scale=True,
         evaluate_every=SCHEDULE[dataset] // 10,
         source="authors" if published else "authors, adapted",
     )

@@ -21,7 +21,11 @@ class TrainingStream(Dataset):
     def __init__(self, data: PairDataset, recipe: Recipe) -> None:
         self.data, self.seed = data, recipe.seed
         self.transform = TrainTransform(
-            recipe.crop, recipe.scale, recipe.ratios, photometric=recipe.photometric
+            recipe.crop,
+            recipe.scale,
+            recipe.ratios,
+            photometric=recipe.photometric,
+            whole_scale=recipe.whole_scale,
         )
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 

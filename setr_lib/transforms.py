@@ -5,7 +5,7 @@ of a sample comes from the generator that is passed in, so that a sample is deci
 alone and a resumed run sees the same pictures.
 """
 
-# H W image rows and columns, S crop rows and columns
+# H W image rows and columns, h w crop rows and columns
 
 from dataclasses import dataclass
 
@@ -48,6 +48,8 @@ class TrainTransform:
         flip: probability of a horizontal flip.
         photometric: whether colours are distorted.
         max_share: a crop is drawn again, up to ten times, while one class covers more of it.
+        whole_scale: whether both sides of scale times ratio are cut to whole pixels before the
+            image is fitted inside, as the authors and mmcv do; the sizes differ by a pixel or two.
     """
 
     crop: Size
@@ -56,13 +58,16 @@ class TrainTransform:
     flip: float = 0.5
     photometric: bool = True
     max_share: float = 0.75
+    whole_scale: bool = False
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """`(H,W,3)` uint8 and `(H,W)` uint8 -> `(3,S,S)` float normalised and `(S,S)` int64."""
+        """`(H,W,3)` and `(H,W)` uint8 -> `(3,h,w)` float normalised and `(h,w)` int64, h x w the
+        crop."""
         ratio = rng.uniform(*self.ratios)
-        size = fit_inside(label.shape, (self.scale[0] * ratio, self.scale[1] * ratio))
+        box = self.scale[0] * ratio, self.scale[1] * ratio
+        size = fit_inside(label.shape, (int(box[0]), int(box[1])) if self.whole_scale else box)
         image, label = resize_image(image, size), resize_label(label, size)
         rows, cols = random_crop(label, self.crop, rng, self.max_share)
         image, label = image[rows, cols], label[rows, cols]
