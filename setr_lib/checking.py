@@ -136,14 +136,12 @@ def check_dataset(
                 remarked.setdefault(remark, []).append(image_file.name)
     classes = len(dataset.classes)
     pixels, ignored = counts[0, :classes].tolist(), int(counts[0, IGNORE])
-    doubts = [
-        *dataset.suspicions,
-        *(f"{len(files)} of {images} images {r}: {few(files, 3)}" for r, files in remarked.items()),
-        *(suspicions(pixels, ignored, dataset.classes) if counts.any() else ()),
-    ]
+    doubts = suspicions(pixels, ignored, dataset.classes) if counts.any() else []
     absent = [name for name, n in zip(dataset.classes, pixels) if not n]
-    if any(pixels) and absent:
+    if absent and counts.any() and not doubts:
         doubts.append(f"no pixel of this split is {few(absent, 10)}")
+    for remark, files in remarked.items():
+        doubts.append(f"{len(files)} of {images} images {remark}: {few(files, 3)}")
     return CheckReport(
         dataset=name,
         split=split,
@@ -154,7 +152,7 @@ def check_dataset(
         pixels=tuple(pixels),
         images_with=tuple(counts[1, :classes].tolist()),
         ignored=ignored,
-        suspicions=tuple(doubts),
+        suspicions=(*dataset.suspicions, *doubts),
     )
 
 

@@ -230,8 +230,8 @@ class Folder(FileDataset):
         if self.loose and split not in inside:
             raise ValueError(
                 unknown(f"split of {self.name}", split, inside)
-                + f" ({self.loose} images lie beside these folders in {path / 'images'}: give them "
-                "a split folder, too, or remove the others)"
+                + f" ({path / 'images'} holds {self.loose} images beside these folders: give them "
+                "a folder of their own, or remove the others)"
             )
         super().__init__(split, path)
 
@@ -245,8 +245,8 @@ class Folder(FileDataset):
             )
         if self.loose:
             self.suspicions.append(
-                f"{self.loose} images beside the folders {few(list(self.splits))} in "
-                f"{root / 'images'} belong to no split and are passed over"
+                f"{root / 'images'} holds {self.loose} images beside the folders "
+                f"{few(list(self.splits))}: they belong to no split and are passed over"
             )
         images = self._folder(root, f"images{below}")
         if self.split == "test" and not (root / f"labels{below}").is_dir():

@@ -3,7 +3,7 @@
 # H W image rows and columns
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ TURNS = {  # what makes a photograph of this EXIF orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BAND = 512  # rows that are converted at a time: a large picture is in memory once, not four times
+BAND = 512  # rows that are converted at a time
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
@@ -57,6 +57,8 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
             raise ValueError(f"{path} is a folder or a special file; name a picture")
         raise FileNotFoundError(f"there is no file {path}")
     if limit := os.environ.get("SETR_MAX_PIXELS"):
+        if not limit.isdecimal():
+            raise ValueError(f"SETR_MAX_PIXELS is {limit!r}; give a number of pixels")
         Image.MAX_IMAGE_PIXELS = int(limit)
     try:
         return Image.open(path, formats=FORMATS)
@@ -129,10 +131,16 @@ def to_rgb(image: Image.Image) -> np.ndarray:
             )
         found[:] = (grey >> 8)[..., None]
         return found
+    for rows, pixels in _bands(image):
+        found[rows] = pixels
+    return found
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of an image and their pixels `(rows,W,3)`: converted whole it would be there thrice."""
     for top in range(0, image.height, BAND):
         band = image.crop((0, top, image.width, min(top + BAND, image.height)))
-        found[top : top + BAND] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
-    return found
+        yield slice(top, top + BAND), np.asarray(band.convert("RGB"))
 
 
 def orientation(image: Image.Image) -> int:
@@ -160,9 +168,11 @@ def to_numbers(image: Image.Image, colours: Colours = ()) -> np.ndarray:
     _check_lossless(image)
     _check_bands(image)
     tiles = getattr(image, "tile", [])  # what Pillow has not decoded yet
-    step = GREY_STEPS.get(str(tiles[0][3]), 1) if tiles else 1
+    stored = str(tiles[0][3]) if tiles else ""
     if image.mode in ("L", "P", "1"):
-        return np.array(image, np.uint8) // step
+        return np.array(image, np.uint8) // GREY_STEPS.get(stored, 1)
+    if image.mode in ("RGB", "RGBA", "LA") and "16" in stored:  # Pillow drops the lower eight
+        raise NoMeaning("it has several channels of 16 bits; save one of 8 bits, the class numbers")
     if image.mode in ("RGB", "RGBA", "LA"):
         return _from_colours(image, colours)
     if not image.mode.startswith("I"):
@@ -184,24 +194,28 @@ def _from_colours(image: Image.Image, colours: Colours) -> np.ndarray:
     """Class numbers from RGB by the classes' colours, or from three equal channels."""
     if "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255):
         raise NoMeaning("it is transparent in places; save class numbers without transparency")
-    pixels = np.asarray(image.convert("RGB"))
-    code = np.zeros(pixels.shape[:2], np.uint32)
-    for channel in range(3):
-        code = code << 8 | pixels[..., channel]
-    found = np.full(code.shape, -1, np.int16)
-    for value, (red, green, blue) in enumerate(colours):
-        found[code == (red << 16 | green << 8 | blue)] = value
-    if (found >= 0).all():
-        return found.astype(np.uint8)
-    grey = pixels[..., 0]
-    is_class = (grey < len(colours)) | (grey == IGNORE) if colours else np.True_
-    if (pixels == grey[..., None]).all() and is_class.all():
+    named, grey = np.empty((2, image.height, image.width), np.uint8)
+    unknown: set[int] = set()
+    is_grey = True
+    for rows, pixels in _bands(image):
+        code = np.zeros(pixels.shape[:2], np.uint32)
+        for channel in range(3):
+            code = code << 8 | pixels[..., channel]
+        found = np.full(code.shape, -1, np.int16)
+        for value, (red, green, blue) in enumerate(colours):
+            found[code == (red << 16 | green << 8 | blue)] = value
+        named[rows], grey[rows] = found, pixels[..., 0]
+        unknown.update(np.unique(code[found < 0]).tolist())
+        is_grey = is_grey and bool((pixels == pixels[..., :1]).all())
+    if not unknown:
+        return named
+    if is_grey and (not colours or ((grey < len(colours)) | (grey == IGNORE)).all()):
         return grey
-    codes = np.unique(code[found < 0])
-    unknown = ", ".join(f"({c >> 16} {c >> 8 & 255} {c & 255})" for c in codes[:3].tolist())
+    codes = sorted(unknown)
+    shown = ", ".join(f"({c >> 16} {c >> 8 & 255} {c & 255})" for c in codes[:3])
     more = f" and {len(codes) - 3} more" if len(codes) > 3 else ""
     raise NoMeaning(
-        f"it has the mode {image.mode} and colours that no class has: {unknown}{more}; a label map "
+        f"it has the mode {image.mode} and colours that no class has: {shown}{more}; a label map "
         "has one channel of class numbers: replace each colour by its class and save a grey or "
         "palette PNG (of a folder:PATH data set, classes.txt may name the classes' colours)"
     )

@@ -1,6 +1,8 @@
 """`check` opens every file, says all that is wrong, and its exit status can be relied on."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from setr_lib import load_dataset
 from setr_lib.__main__ import main
-from setr_lib.checking import check_dataset
+from setr_lib.checking import check_dataset, label_histogram, suspicions
 from setr_lib.layouts import CamVid
 
 SIZE = (6, 8)
@@ -124,6 +126,138 @@ def test_a_folder_is_checked_once(tmp_path, split, capsys):
     assert main(["check", f"folder:{tmp_path}", "--quiet"]) == 0
     said = capsys.readouterr().out
     assert said.count(": 1 image\n") == 1 and f"{tmp_path} {split or 'train'}: 1" in said
+
+
+# ---- what may be meant, and is silently wrong if it is not
+
+
+def write_folder(top, labels, classes=("background", "thing"), **options):
+    """Grey photographs with these labels in train and in val."""
+    for split in ("train", "val"):
+        for number, label in enumerate(labels):
+            image = Image.fromarray(np.full((*np.shape(label)[:2], 3), 90, np.uint8))
+            folder = top / "images" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{number}.png", **options)
+            write(top / "labels" / split / f"{number}.png", label)
+    (top / "classes.txt").write_text("\n".join(classes))
+    return f"folder:{top}"
+
+
+def doubts(name):
+    report = check_dataset(name, "train", progress=False)
+    assert not report.problems
+    return report.suspicions
+
+
+HALF = np.resize([0, 1], SIZE)
+
+
+@pytest.mark.parametrize(
+    "label, classes, words",
+    [
+        (HALF * 255, ("background", "thing"), "50.0 % .* none is thing: .*masks of 0 and 255.*: 1"),
+        (np.eye(30) * 255, ("background", "thing"), "3.3 % .* none is thing"),
+        (np.resize([0, 1, 255], SIZE), ("road", "car", "sky"), "none is sky: .*masks of 0 and 255"),
+        (np.full(SIZE, 255), ("background", "thing"), "every pixel of the labels is ignored"),
+        (HALF + 1, ("road", "car", "sky"), "no pixel is road, .*count from 1"),
+        (np.resize([0, 2], SIZE), ("road", "car", "sky"), "no pixel of this split is car"),
+    ],
+)
+def test_suspicious_values_are_said(tmp_path, label, classes, words, capsys):
+    """By check, on the command line and in its JSON; it is no problem, so the exit status is 0."""
+    name = write_folder(tmp_path, [label, label], classes)
+    assert re.search(words, "\n".join(doubts(name)))
+    assert main(["check", name, "--quiet", "--json", str(tmp_path / "found.json")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(words, said) and "nothing is wrong" not in said
+    assert re.search(
+        words, "\n".join(json.loads((tmp_path / "found.json").read_text())[0]["suspicions"])
+    )
+
+
+def test_palette_masks_of_0_and_255_are_suspicious_too(tmp_path):
+    name = write_folder(tmp_path, [HALF])
+    Image.fromarray((HALF * 255).astype(np.uint8)).convert("P").save(
+        tmp_path / "labels/train/0.png"
+    )
+    assert "masks of 0 and 255" in " ".join(doubts(name))
+
+
+def test_a_clean_folder_is_not_suspicious(tmp_path):
+    label = np.resize([0, 1, 1, 0, 255], SIZE)
+    assert not doubts(write_folder(tmp_path, [label]))
+    (tmp_path / "images/train/notes.txt").touch()
+    (tmp_path / "labels/train/.DS_Store").touch()
+    assert not doubts(f"folder:{tmp_path}")
+
+
+def test_a_sample_of_a_large_data_set_is_not_suspicious():
+    """Of ADE20K's 150 classes, some are in no label of a few hundred; 255 is a tenth there."""
+    counts = [1000 - k for k in range(120)] + [0] * 30
+    assert not suspicions(counts, 12_000, [f"class {k}" for k in range(150)])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_photographs_are_said(tmp_path, orientation):
+    """Where the size does not show it: half a turn, a mirror image, a square photograph."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    name = write_folder(tmp_path, [np.resize([0, 1], (8, 8))] * 2, exif=exif)
+    said = " ".join(doubts(name))
+    assert ("2 of 2 images have an EXIF orientation" in said) == (orientation > 1)
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (np.linspace(0, 4095, 48).reshape(SIZE).astype(np.uint16), "nearly black.*12 bits"),
+        (np.ones((*SIZE, 3), np.uint8), "nearly black"),
+        (np.resize(np.arange(4, dtype=np.uint8) * 60, (*SIZE, 4)), "fourth channel .*infrared"),
+    ],
+)
+def test_what_reading_an_image_drops_is_said(tmp_path, image, words):
+    name = write_folder(tmp_path, [HALF, HALF])
+    Image.fromarray(image).save(tmp_path / "images/train/1.png")
+    (found,) = doubts(name)
+    assert re.search(f"1 of 2 images .*{words}.*: 1.png", found)
+
+
+def test_a_folder_without_splits_is_said(tmp_path):
+    write(tmp_path / "images/a.png", np.full((*SIZE, 3), 90))
+    write(tmp_path / "labels/a.png", HALF)
+    (tmp_path / "classes.txt").write_text("road\nsky\n")
+    assert "val is one on the training images" in doubts(f"folder:{tmp_path}")[0]
+    assert load_dataset(f"folder:{tmp_path}", "val").suspicions == list(
+        doubts(f"folder:{tmp_path}")
+    )
+
+
+@pytest.mark.parametrize("ending", [".gif", ".npy", ".heic", ".jfif"])
+def test_files_that_are_passed_over_are_said(tmp_path, ending):
+    """An image that is not read, and a label that is there but not read."""
+    name = write_folder(tmp_path, [HALF, HALF])
+    (tmp_path / f"images/train/photo{ending}").touch()
+    (found,) = doubts(name)
+    assert f"passed over: 1 {ending} (the first is photo{ending})" in found
+    (tmp_path / "labels/train/1.png").rename(tmp_path / f"labels/train/1{ending}")
+    (problem,) = check_dataset(name, "train", progress=False).problems
+    assert f"has no label 1.png in {tmp_path / 'labels/train'} (1{ending} is there" in problem
+
+
+def test_training_can_ask_the_same_of_a_few_labels(tmp_path):
+    """Labels spread over the data set; those that cannot be read are left to who reads them."""
+    labels = [np.full(SIZE, k % 2) for k in range(12)]
+    labels[8] = np.full(SIZE, 255)
+    data = load_dataset(write_folder(tmp_path, labels), "train")
+    assert label_histogram(data) == ([6 * 48 - 48, 6 * 48], 48)
+    counts, ignored = label_histogram(data, most=3)
+    assert sum(counts) + ignored == 3 * 48
+    Path(data.pairs[0][1]).write_text("no image")
+    assert sum(label_histogram(data, most=12)[0]) == 10 * 48
+    shapes = load_dataset("shapes", "val")
+    wanted = np.bincount(np.stack([shapes[0][1], shapes[199][1]]).ravel(), minlength=8)
+    assert label_histogram(shapes, most=2) == (wanted.tolist(), 0)
 
 
 def test_made_up_scenes_have_no_files():

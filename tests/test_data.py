@@ -1,6 +1,8 @@
 """Data sets and transforms: labels follow pixels, and a bad file is named."""
 
 import colorsys
+import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from torchvision.transforms.v2 import functional as v2
 
 from setr_lib import load_dataset
 from setr_lib.datasets import CamVid, Shapes
+from setr_lib.recipes import get_recipe
+from setr_lib.stream import TrainingStream
 from setr_lib.transforms import (
     TrainTransform,
     denormalise,
@@ -59,6 +63,28 @@ def test_some_classes_are_thin():
     assert max(share["pole"], share["fence"]) < 0.3 < 0.7 < min(share["house"], share["sky"])
 
 
+def test_the_length_of_shapes_is_the_objects_own():
+    """A copy in another process does not depend on what this one has changed."""
+    short = Shapes("val", length=3)
+    assert len(short) == 3 and len(Shapes("val")) == 200
+    assert all(map(np.array_equal, short[2], Shapes("val")[2]))
+    assert len(pickle.loads(pickle.dumps(short))) == 3
+
+
+def first_crops(stream):
+    return [stream[number] for number in (0, 5, 23)]
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_crops_are_equal_however_a_worker_is_started(method, small_recipe):
+    """Also where it imports everything afresh and knows nothing of a patch of this process."""
+    stream = TrainingStream(load_dataset("shapes", "train"), small_recipe)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        theirs = pool.apply(first_crops, (stream,))
+    for ours, other in zip(first_crops(stream), theirs, strict=True):
+        assert torch.equal(ours[0], other[0]) and torch.equal(ours[1], other[1])
+
+
 # ---- files
 
 
@@ -92,7 +118,62 @@ def test_camvid_label_11_is_ignored(tmp_path):
 def test_the_environment_names_the_data_folder(tmp_path, monkeypatch):
     write_camvid(tmp_path)
     monkeypatch.setenv("SETR_DATA", str(tmp_path))
-    assert len(load_dataset("camvid", "val", "elsewhere")) == 2
+    assert len(load_dataset("camvid", "val")) == 2
+
+
+def test_a_root_that_is_given_beats_the_environment(tmp_path, monkeypatch):
+    write_camvid(tmp_path)
+    monkeypatch.setenv("SETR_DATA", "/elsewhere")
+    assert len(load_dataset("camvid", "val", tmp_path)) == 2
+    with pytest.raises(FileNotFoundError, match="no folder /elsewhere/camvid"):
+        load_dataset("camvid", "val")
+
+
+@pytest.mark.parametrize("way", ["root", "environment", "folder"])
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, way):
+    write_camvid(tmp_path / "my data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    if way == "folder":
+        (tmp_path / "my data/camvid/val").rename(tmp_path / "my data/images")
+        (tmp_path / "my data/camvid/valannot").rename(tmp_path / "my data/labels")
+        (tmp_path / "my data/classes.txt").write_text("a\nb\nc\nd\n")
+        assert len(load_dataset("folder:~/my data", "val")) == 2
+    elif way == "environment":
+        monkeypatch.setenv("SETR_DATA", "~/my data")
+        assert len(load_dataset("camvid", "val")) == 2
+    else:
+        assert len(load_dataset("camvid", "val", "~/my data")) == 2
+
+
+class Pairs(list):
+    """What a user may bring: pairs, and the two facts that pairs do not say."""
+
+    classes, palette = ["road", "sky"], [[0, 0, 0], [9, 9, 9]]
+
+
+def test_a_data_set_can_be_given_itself():
+    """One of ours is returned as it is; other people's get a name, a split and file names."""
+    ours = Shapes("val")
+    assert load_dataset(ours, "val") is ours
+    pair = np.zeros((4, 5, 3), np.uint8), np.ones((4, 5), np.uint8)
+    theirs = load_dataset(Pairs([pair, pair]), "train")
+    assert len(theirs) == 2 and theirs[1] is pair and theirs.classes == ("road", "sky")
+    assert theirs.palette[1] == (9, 9, 9) and theirs.labelled and theirs.ignore_index == 255
+    assert theirs.file(1) == "Pairs number 1" and theirs.split == "train"
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ([1, 2], "list is no data set: it has no classes, palette"),
+        (None, "NoneType is no data set: it has no __len__"),
+        (Pairs(), "Pairs train has no pairs"),
+    ],
+)
+def test_what_is_no_data_set_is_told_what_it_lacks(given, words):
+    with pytest.raises(ValueError, match=words):
+        load_dataset(given, "train")
 
 
 def break_missing_folder(root):
@@ -125,7 +206,7 @@ def break_value(root):
 
 def break_mode(root):
     folder = write_camvid(root)
-    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(folder / "valannot" / "b.png")
+    Image.fromarray(np.full((6, 8, 3), (9, 8, 7), np.uint8)).save(folder / "valannot" / "b.png")
 
 
 def break_bytes(root):
@@ -147,7 +228,7 @@ def break_stem(root):
         (break_missing_image, ValueError, "valannot/b.png has no image"),
         (break_size, ValueError, "b.png is 6x8 pixels, its label .*b.png 5x8"),
         (break_value, ValueError, "b.png holds the label 200; known are 0 to 11 .11 is unlabelled"),
-        (break_mode, ValueError, "b.png cannot be read .it has the mode RGB;.*replace each colour"),
+        (break_mode, ValueError, "b.png cannot be read .it has the mode RGB .*replace each colour"),
         (break_bytes, ValueError, "b.png cannot be read .*restore"),
         (break_stem, ValueError, "b.png and b.jpg have one stem"),
     ],
@@ -277,6 +358,46 @@ def test_scale_rule_is_mmcvs():
     assert fit_inside((200, 2000), (2048, 512)) == (205, 2048)
     assert fit_inside((375, 500), (520, 520)) == (390, 520)  # Pascal Context's square box
     assert fit_inside((1, 1000), (100, 50)) == (1, 100)
+
+
+def test_the_papers_recipes_cut_the_scale_to_whole_pixels():
+    """The sizes of mmcv's Resize for a drawn ratio; the small recipes keep the exact box."""
+    label = np.zeros((1024, 2048), np.uint8)
+    image, others = np.zeros((1024, 2048, 3), np.uint8), 0
+    assert get_recipe("cityscapes_pup_large").whole_scale
+    assert not get_recipe("camvid_naive_tiny").whole_scale
+    for number in range(12):
+        ratio = np.random.default_rng(number).uniform(0.1, 0.2)
+        box = (
+            int(2049 * ratio),
+            int(1025 * ratio),
+        )  # as mmcv: tuple(int(x * ratio) for x in scale)
+        factor = min(max(box) / 2048, min(box) / 1024)
+        wanted = int(1024 * factor + 0.5), int(2048 * factor + 0.5)
+        for whole in (True, False):
+            change = TrainTransform(
+                (220, 420), (2049, 1025), (0.1, 0.2), photometric=False, whole_scale=whole
+            )
+            places = change(image, label, np.random.default_rng(number))[1] != 255
+            found = int(places.any(1).sum()), int(places.any(0).sum())
+            assert found == wanted or not whole
+            others += found != wanted
+    assert others > 3
+
+
+@pytest.mark.parametrize("view", [np.s_[:, ::-1], np.s_[::-1], np.s_[::2, ::-2]])
+def test_mirrored_views_can_be_resized_and_normalised(view):
+    """Arrays that run backwards in memory are as good as their copies."""
+    image, label = painted(20, 30)
+    change = TrainTransform((16, 16), (40, 30))
+    for ours, copied in zip(
+        change(image[view], label[view], np.random.default_rng(0)),
+        change(image[view].copy(), label[view].copy(), np.random.default_rng(0)),
+        strict=True,
+    ):
+        assert torch.equal(ours, copied)
+    same = label[view].shape
+    assert torch.equal(normalise(resize_image(image[view], same)), normalise(image[view].copy()))
 
 
 def test_normalise_uses_imagenet_statistics():

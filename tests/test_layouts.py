@@ -1,5 +1,6 @@
 """The published data sets in their official layouts, small: names, numbers, splits, errors."""
 
+import os
 import sys
 from unittest import mock
 
@@ -9,8 +10,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from setr_lib import load_dataset, names
+from setr_lib.checking import check_dataset, splits_to_check
+from setr_lib.classlist import read_class_list
 from setr_lib.datasets import NAMES, OFFICIAL, open_dataset
-from setr_lib.layouts import context_table, read_class_list
+from setr_lib.layouts import LABEL_ENDINGS, context_table
+from setr_lib.matfile import read_mat
 
 SIZE = (6, 8)
 
@@ -253,6 +257,57 @@ def test_pascal_context_names_what_is_missing(context_mat):
         load_dataset("pascal_context", "train", context_mat)
 
 
+def test_pascal_contexts_lists_may_come_from_windows(context_mat):
+    """With a mark of UTF-8, or in UTF-16; lines that end in CR and LF."""
+    for pattern, encoding in (("labels.txt", "utf-8-sig"), ("val.txt", "utf-16")):
+        file = next(context_mat.rglob(pattern))
+        file.write_bytes(file.read_text().replace("\n", "\r\n").encode(encoding))
+    assert len(load_dataset("pascal_context", "val", context_mat)) == 1
+
+
+@pytest.mark.parametrize("text", ["\n" * 10**6, " " * 10**5 + "\n", "9999999999: dog\n"])
+def test_a_list_of_labels_takes_no_time(tmp_path, text):
+    (tmp_path / "labels.txt").write_text(text + label_names())
+    assert len(context_table(tmp_path / "labels.txt")) == 460
+
+
+# ---- MATLAB files
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "i4", "f8"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 13), (40, 30)])
+def test_matlab_files_are_read_as_scipy_writes_them(tmp_path, kind, packed, shape):
+    values = np.resize(np.arange(251), shape).astype(kind)
+    savemat(tmp_path / "x.mat", {"other": np.eye(3), "LabelMap": values}, do_compression=packed)
+    assert np.array_equal(read_mat(tmp_path / "x.mat", "LabelMap"), values)
+    with pytest.raises(ValueError, match="x.mat cannot be read .*no array Map"):
+        read_mat(tmp_path / "x.mat", "Map")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_matlab_file_is_named_and_ends_nothing(tmp_path, packed):
+    """Every byte of the header with five values, every length: an array, or an error."""
+    file = tmp_path / "x.mat"
+    savemat(
+        file, {"LabelMap": np.resize(np.arange(459), (5, 2)).astype("u2")}, do_compression=packed
+    )
+    data, refused = file.read_bytes(), 0
+    changed = [
+        data[:place] + bytes([value]) + data[place + 1 :]
+        for place in range(120, 190)
+        for value in (0, 5, 14, 128, 255)
+    ]
+    for content in [*changed, *(data[:length] for length in range(100, len(data)))]:
+        file.write_bytes(content)
+        try:
+            read_mat(file, "LabelMap")
+        except ValueError as error:
+            assert str(file) in str(error)
+            refused += 1
+    assert refused > 100
+
+
 def test_a_list_without_a_class_is_refused(tmp_path):
     (tmp_path / "labels.txt").write_text(label_names().replace(": aeroplane", ": helicopter"))
     with pytest.raises(ValueError, match="labels.txt has no line for aeroplane; take"):
@@ -295,13 +350,90 @@ def test_a_folder_has_its_own_splits(tmp_path):
 def test_a_class_list_may_have_colours(tmp_path):
     (tmp_path / "classes.txt").write_text("road 128 64 128\ntraffic light  250, 170, 30\n\n")
     found = read_class_list(tmp_path / "classes.txt")
-    assert found == (("road", "traffic light"), ((128, 64, 128), (250, 170, 30)))
+    assert found.classes == ("road", "traffic light")
+    assert found.palette == found.colours == ((128, 64, 128), (250, 170, 30))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "road,128,64,128\ncar,0,0,142\n",
+        "road, 128, 64, 128\r\ncar, 0, 0, 142",
+        "road;128;64;128\ncar;0;0;142\n\n",
+        "road\t128\t64\t128\ncar\t0\t0\t142\n",
+        "# my classes\nroad 128 64 128\n#\ncar 0 0 142\n",
+        "# label:color_rgb:parts:actions\nroad:128,64,128::\ncar:0,0,142::\n",
+        '"road" 128 64 128\n"car",0,0,142\n',
+        "0 road 128 64 128\n1 car 0 0 142\n",
+        "0: road, 128, 64, 128\n1: car, 0, 0, 142\n",
+        "\ufeffroad 128 64 128\ncar 0 0 142\n",
+    ],
+)
+def test_class_lists_of_many_tools_say_the_same(tmp_path, text):
+    (tmp_path / "classes.txt").write_bytes(text.encode())
+    found = read_class_list(tmp_path / "classes.txt")
+    assert found.classes == ("road", "car") and found.table == (0, 1)
+    assert found.palette == found.colours == ((128, 64, 128), (0, 0, 142))
+
+
+@pytest.mark.parametrize(
+    "text, classes",
+    [
+        ("road\ntraffic light\n", ("road", "traffic light")),
+        ("lane 1\nlane 2\n", ("lane 1", "lane 2")),
+        ("0\n1\n2\n", ("0", "1", "2")),
+        ("4-wheeler\nroad\n", ("4-wheeler", "road")),
+        ('"zone 1 2 3"\n"tree, bush"\n', ("zone 1 2 3", "tree, bush")),
+        ("道路\nC#\n", ("道路", "C#")),
+    ],
+)
+def test_names_stay_as_they_are(tmp_path, text, classes):
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    assert read_class_list(tmp_path / "classes.txt").classes == classes
+
+
+def test_a_value_can_be_ignored(tmp_path):
+    """A line `ignore` is a value and no class; its colour is read as 255, too."""
+    name = write_folder(tmp_path, classes="ignore\nroad\nignore\nsky\n")
+    write(tmp_path / "labels/b.png", numbers(0, 3))
+    data = load_dataset(name, "train")
+    assert data.classes == ("road", "sky") and data.label_ids == (1, 3)
+    assert np.array_equal(data[1][1], np.resize([255, 0, 255, 1], SIZE))
+    write(tmp_path / "labels/b.png", np.full(SIZE, 4))
+    with pytest.raises(ValueError, match="b.png holds the label 4; .*0, 2 is ignored"):
+        data[1]
+    (tmp_path / "classes.txt").write_text("ignore 0 0 0\nroad 9 9 9\nsky 7 8 9\n")
+    write(tmp_path / "labels/b.png", np.resize([[0, 0, 0], [7, 8, 9], [9, 9, 9]], (*SIZE, 3)))
+    data = load_dataset(name, "train")
+    assert data[1][1].ravel()[:3].tolist() == [255, 1, 0] and data.palette == ((9, 9, 9), (7, 8, 9))
 
 
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("", "names 0 classes; labels of 8 bits hold 1 to 255"),
+        ("person\n", "names 1 classes; .*background"),
+        ("ignore\nperson\n", "names 1 classes"),
+        ("name,r,g,b\nroad,1,2,3\nsky,4,5,6\n", "in line 1: 'name,r,g,b'"),
+        ("name r g b\nroad 1 2 3\nsky 4 5 6\n", "Without is 'name r g b': a header"),
+        ("name\nroad\nsky\n", "begins with 'name': a header"),
+        ("road 1 2 3 255\nsky 4 5 6 255\n", "4 numbers.* in line 1: 'road 1 2 3 255'"),
+        ("# x\nroad -1 0 0\nsky 0 0 1\n", "colour .* in line 2: 'road -1 0 0'"),
+        ("road 0.5 0 0\nsky 0 0 1\n", "colour .* in line 1"),
+        ("road,\nsky,\n", "in line 1: 'road,'"),
+        ("road,car,sky\n", "in line 1: 'road,car,sky'"),
+        ("road,12\nsky,14\n", "in line 1: 'road,12'"),
+        ("road 1 2 3 # asphalt\nsky 4 5 6\n", "in line 1"),
+        ("zone 1 2 3\nzone 4 5 6\n", "names zone more than once.*quotes"),
+        ("1 road\n2 sky\n", "numbers its lines, but not 0"),
+        ("road\x0csky\ncar\n", "control character"),
+        ("road\x85sky\ncar\n", "control character"),
+        ("road\u2028sky\ncar\n", "control character"),
+        ("road\x1b[31m\ncar\n", "control character"),
+        ("r\0o\0a\0d\0\ncar\n", "control character"),
+        (f"road 1 2 {'3' * 5000}\nsky 1 2 3\n", "more than 200 letters in line 1"),
+        (f"road 1 2 {'3' * 100}\nsky 1 2 3\n", "colour above 255"),
+        ("road\n" * 10**5, "names 100000 classes"),
+        ("", "has nothing in line 1"),
         ("\n".join(f"c{k}" for k in range(256)), "names 256 classes"),
         ("road\n\nsky\n", "has nothing in line 2"),
         ("road\nsky\nroad\n", "names road more than once"),
@@ -310,7 +442,7 @@ def test_a_class_list_may_have_colours(tmp_path):
     ],
 )
 def test_a_class_list_that_is_not_clear_is_refused(tmp_path, text, words):
-    (tmp_path / "classes.txt").write_text(text)
+    (tmp_path / "classes.txt").write_bytes(text.encode())
     with pytest.raises(ValueError, match=f"classes.txt {words}|classes.txt .*{words}"):
         read_class_list(tmp_path / "classes.txt")
 
@@ -364,6 +496,111 @@ def test_a_bad_folder_is_explained(tmp_path, damage, error, words):
     damage(tmp_path)
     with pytest.raises(error, match=words):
         list(load_dataset(name, "train"))
+
+
+def test_labels_in_colours_are_read_by_the_class_list(tmp_path):
+    name = write_folder(tmp_path, classes="road 0 0 0\nsky 255 255 255\n")
+    write(tmp_path / "labels/a.png", np.repeat(numbers(0, 1)[..., None] * 255, 3, 2))
+    data = load_dataset(name, "train")
+    assert np.array_equal(data[0][1], numbers(0, 1)) and np.array_equal(data[1][1], numbers(0, 1))
+    write(tmp_path / "labels/a.png", np.resize([0, 0, 0, 3, 4, 5], (*SIZE, 3)))
+    with pytest.raises(ValueError, match=r"a.png .*no class has: \(3 4 5\)"):
+        data[0]
+
+
+@pytest.mark.parametrize("ending", LABEL_ENDINGS)
+def test_labels_may_have_one_ending_more(tmp_path, ending):
+    name = write_folder(tmp_path)
+    for stem in "ab":
+        (tmp_path / f"labels/{stem}.png").rename(tmp_path / f"labels/{stem}{ending}.png")
+    data = load_dataset(name, "train")
+    assert len(data) == 2 and np.array_equal(data[0][1], numbers(0, 1))
+    (tmp_path / f"labels/b{ending}.png").unlink()
+    with pytest.raises(ValueError, match=f"b.jpg has no label b{ending}.png"):
+        load_dataset(name, "train")
+
+
+@pytest.mark.parametrize("files", [("a_mask", "b"), ("a_mask", "b_gt"), ("a_mask", "b_mask", "c")])
+def test_an_ending_that_only_some_labels_have_is_not_guessed(tmp_path, files):
+    name = write_folder(tmp_path)
+    for stem in "ab":
+        (tmp_path / f"labels/{stem}.png").unlink()
+    for stem in files:
+        write(tmp_path / f"labels/{stem}.png", numbers(0, 1))
+    with pytest.raises(ValueError, match="a.jpg has no label a.png"):
+        load_dataset(name, "train")
+
+
+SYSTEM = (".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", ".thumbnails")
+
+
+@pytest.mark.parametrize("folder", SYSTEM)
+@pytest.mark.parametrize("splits", [("",), ("train", "val")])
+def test_system_folders_are_no_splits(tmp_path, folder, splits):
+    """Not as the only folder, not beside splits, not inside one."""
+    for split in splits:
+        name = write_folder(tmp_path, split)
+        for place in ("images", f"labels/{split}", f"images/{split}"):
+            photo(tmp_path / place / folder / "a-checkpoint.jpg")
+    assert len(load_dataset(name, "train")) == 2
+    assert splits_to_check(name) == (splits if splits[0] else ("train",))
+
+
+@pytest.mark.parametrize("folder", SYSTEM)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_system_folders_are_no_cities(cityscapes, folder, split):
+    for top in ("leftImg8bit", "gtFine"):
+        photo(cityscapes / "cityscapes" / top / split / folder / "x_leftImg8bit.png")
+        (cityscapes / "cityscapes" / top / split / ".DS_Store").touch()
+    assert len(load_dataset("cityscapes", split, cityscapes)) == 2
+
+
+def test_images_beside_the_splits_are_not_lost_in_silence(tmp_path):
+    name = write_folder(tmp_path, "train")
+    photo(tmp_path / "images/c.jpg")
+    assert "holds 1 images beside the folders train" in load_dataset(name, "train").suspicions[0]
+    with pytest.raises(ValueError, match=r"unknown split .*'val'.*holds 1 images beside"):
+        load_dataset(name, "val")
+
+
+def rename_hidden(top):
+    for file in [*top.rglob("*.jpg"), *top.rglob("*.png")]:
+        file.rename(file.with_name(f"._{file.name}"))
+
+
+def move_deeper(top):
+    for part in ("images", "labels"):
+        (top / part).rename(top / "x")
+        (top / part / "train/more").mkdir(parents=True)
+        (top / "x").rename(top / part / "train/more/all")
+
+
+@pytest.mark.parametrize("damage", [rename_hidden, move_deeper])
+def test_a_data_set_of_no_images_is_refused(tmp_path, damage):
+    name = write_folder(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(FileNotFoundError, match="images.* holds no image"):
+        load_dataset(name, "train")
+    assert "holds no image" in check_dataset(name, "train").problems[0]
+
+
+def test_cities_without_the_official_names_are_no_data_set(cityscapes):
+    for file in cityscapes.rglob("val/*/*.png"):
+        file.rename(file.with_name(f"{file.parents[2].name}.png"))
+    with pytest.raises(
+        FileNotFoundError, match="val holds no image that is named NAME_leftImg8bit"
+    ):
+        load_dataset("cityscapes", "val", cityscapes)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_pipes_and_broken_links_are_named_and_not_opened(tmp_path, part, make):
+    name = write_folder(tmp_path)
+    make(tmp_path / part / "c.png")
+    with pytest.raises(ValueError, match=r"c.png is a broken link or no file"):
+        load_dataset(name, "train")
 
 
 def test_hidden_and_other_files_are_no_images(tmp_path):
