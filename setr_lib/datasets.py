@@ -7,7 +7,7 @@
 # H W image rows and columns
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +32,9 @@ DEFAULT_ROOT = "data"
 
 
 def load_dataset(
-    name: "str | PairDataset | Any", split: str, root: str | os.PathLike[str] = DEFAULT_ROOT
+    name: "str | PairDataset | Sequence[Pair]",
+    split: str,
+    root: str | os.PathLike[str] = DEFAULT_ROOT,
 ) -> PairDataset:
     """Open a data set.
 
@@ -60,7 +62,11 @@ def load_dataset(
         more = len(dataset.problems) - 1
         raise ValueError(
             dataset.problems[0]
-            + (f" ({more} more: python -m setr_lib check {name} --split {split})" if more else "")
+            + (
+                f" ({more} more: python -m setr_lib check {dataset.name} --split {split})"
+                if more
+                else ""
+            )
         )
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name} {split} has no pairs of image and label")

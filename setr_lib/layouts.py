@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from . import names
-from .classlist import ClassList, read_class_list
+from .classlist import read_class_list
 from .errors import few, unknown
 from .losses import IGNORE
 from .matfile import read_mat
@@ -224,9 +224,9 @@ class Folder(FileDataset):
         inside = subfolders(path / "images")
         self.splits, self.flat = inside or FileDataset.splits, not inside
         self.loose = len(list_images(path / "images")) if inside else 0
-        self.list: ClassList = read_class_list(path / "classes.txt")
-        self.classes, self.palette = self.list.classes, self.list.palette
-        self.table, self.note = self.list.table, self.list.note
+        self.class_list = read_class_list(path / "classes.txt")
+        self.classes, self.palette = self.class_list.classes, self.class_list.palette
+        self.table, self.note = self.class_list.table, self.class_list.note
         if self.loose and split not in inside:
             raise ValueError(
                 unknown(f"split of {self.name}", split, inside)
@@ -256,7 +256,7 @@ class Folder(FileDataset):
         return self._not_empty(self._pair(images, labels, "", (ending,)), images)
 
     def read_classes(self, file: Path) -> np.ndarray:
-        return self.translate(read_label(file, self.list.colours), self.table, file)
+        return self.translate(read_label(file, self.class_list.colours), self.table, file)
 
     @property
     def cure(self) -> str:

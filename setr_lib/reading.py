@@ -217,7 +217,7 @@ def _from_colours(image: Image.Image, colours: Colours) -> np.ndarray:
     raise NoMeaning(
         f"it has the mode {image.mode} and colours that no class has: {shown}{more}; a label map "
         "has one channel of class numbers: replace each colour by its class and save a grey or "
-        "palette PNG (of a folder:PATH data set, classes.txt may name the classes' colours)"
+        "palette PNG (of a folder:PATH data set, give each class its own colour in classes.txt)"
     )
 
 
@@ -237,7 +237,7 @@ def check_sizes(image: np.ndarray, label: np.ndarray, image_file: Path, label_fi
     """The label has the image's rows and columns, else an error that names both."""
     size, other = image.shape[:2], label.shape
     if size != other:
-        turned = size == other[::-1] and read_picture(image_file, orientation) > 4
+        turned = size == other[::-1] and read_picture(image_file, orientation) in (5, 6, 7, 8)
         raise ValueError(
             f"{image_file} is {size[0]}x{size[1]} pixels, its label {label_file} "
             f"{other[0]}x{other[1]}; they must have the same size"
