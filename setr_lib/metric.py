@@ -34,7 +34,7 @@ def confusion_matrix(
     Raises:
         ValueError: if the shapes differ, or a value is no class; the message names it.
     """
-    prediction, label = torch.as_tensor(prediction), torch.as_tensor(label)
+    prediction, label = _tensor(prediction), _tensor(label)
     if prediction.shape != label.shape:
         raise ValueError(
             f"prediction has the shape {tuple(prediction.shape)}, label {tuple(label.shape)}; "
@@ -81,7 +81,9 @@ class Scores:
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """As plain values for JSON, IoU by class name; NaN, which JSON lacks, becomes None."""
         means = {name: getattr(self, name) for name in ("miou", "accuracy", "mean_accuracy")}
-        iou = {name: _plain(value) for name, value in zip(classes, self.iou.tolist())}
+        if len(classes) != len(self.iou):
+            raise ValueError(f"{len(classes)} names for the scores of {len(self.iou)} classes")
+        iou = {name: _plain(value) for name, value in zip(classes, self.iou.tolist(), strict=True)}
         return {**{name: _plain(value) for name, value in means.items()}, "iou": iou}
 
 
@@ -94,7 +96,7 @@ def scores(counts: Pixels) -> Scores:
     Raises:
         ValueError: if the matrix is not square.
     """
-    counts = torch.as_tensor(counts).double()
+    counts = _tensor(counts).double()
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(
             f"counts have the shape {tuple(counts.shape)}; expected (classes, classes)"
@@ -108,6 +110,13 @@ def scores(counts: Pixels) -> Scores:
         accuracy=(hits.sum() / truth.sum()).item(),
         mean_accuracy=recall.nanmean().item(),
     )
+
+
+def _tensor(values: Pixels) -> Tensor:
+    """torch takes neither a mirrored array, whose strides are negative, nor a foreign byte order."""
+    if isinstance(values, np.ndarray):
+        values = np.array(values, values.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(values)
 
 
 def _byte_pairs(truth: Tensor, guess: Tensor) -> Tensor | None:

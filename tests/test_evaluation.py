@@ -260,7 +260,8 @@ def view_sizes(protocol, size):
     found = []
     for ratio in protocol.scales:
         if protocol.rule == "original":
-            factor = ratio
+            height, width = (int(ratio * side + 0.5) for side in size)
+            factor = min(max(width, height) / max(size), min(width, height) / min(size))
         elif protocol.rule == "fit":
             long, short = (int(ratio * side) for side in protocol.base)
             factor = min(long / max(size), short / min(size))
