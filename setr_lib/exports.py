@@ -3,9 +3,9 @@
 # H W image rows and columns, K classes
 
 import functools
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,35 +57,68 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return list(found.values()), passed_over
 
 
-def check_destination(
-    path: Path, inputs: Iterable[Path] = (), suffixes: Sequence[str] = ()
-) -> Path:
-    """A file that can be written, found out before the work and without leaving anything there.
+def plan_outputs(
+    files: Sequence[Path], single: bool, out: Path | None, mask: Path | None
+) -> list[tuple[Path, Path | None]]:
+    """Where the overlay and the mask of each image go, found out before any of them is made.
+
+    Args:
+        single: one file was named: `out` is its overlay, or the folder of it where the name is a
+            folder's or has no ending, and `mask` its mask. Else `out` is a folder.
+
+    Raises:
+        ValueError, OSError: as `check_destinations`.
+    """
+    if not single:
+        if mask:
+            raise ValueError("--mask names the mask of one image; of more, --out names a folder")
+        out = out or Path("predictions")
+        if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
+            raise ValueError(f"{out} is named like an image; of more than one, name a folder")
+        names = [f"{file.stem}.png" for file in files]
+        check_destinations([out / "masks" / name for name in names], files)
+        check_destinations([out / "overlays" / name for name in names], files)
+        return [(out / "overlays" / name, out / "masks" / name) for name in names]
+    out = out or Path("overlay.png")
+    if out.is_dir() or not out.suffix:
+        out = out / f"{files[0].stem}.png"
+    check_destinations([out], files, IMAGE_SUFFIXES)
+    if mask:
+        check_destinations([mask], files, MASK_SUFFIXES)
+        if mask.resolve() == out.resolve():
+            raise ValueError(f"{mask} would be the mask and the overlay; give them two names")
+    return [(out, mask)]
+
+
+def check_destinations(
+    paths: Sequence[Path], inputs: Iterable[Path] = (), suffixes: Sequence[str] = ()
+) -> None:
+    """Files that can be written, found out before the work and without leaving anything there.
 
     Args:
         inputs: what is read, and so must not be replaced.
-        suffixes: what its name may end in; empty: anything.
+        suffixes: what the names may end in; empty: anything.
 
     Raises:
-        ValueError: if it is one of the inputs or has another ending.
+        ValueError: if one is an input or has another ending.
         OSError: if nothing can be written there.
     """
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"{path} would have the ending {path.suffix!r}; choose {', '.join(suffixes)}"
-        )
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    else:
-        if not path.is_file():
-            raise IsADirectoryError(f"{path} is there and no file; choose another name")
-        if any(path.samefile(file) for file in inputs):
-            raise ValueError(f"{path} is read, and would be replaced; choose another name")
-    folder = next(p for p in path.absolute().parents if p.exists())
-    with tempfile.TemporaryFile(dir=folder):
-        return path
+    stats = [file.stat() for file in inputs if file.exists()]
+    kept = {(stat.st_dev, stat.st_ino) for stat in stats}
+    for path in paths:
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise ValueError(f"{path} ends in {path.suffix!r}; choose {', '.join(suffixes)}")
+        with suppress(FileNotFoundError, NotADirectoryError):  # a name too long is an error
+            found = path.stat()
+            if not path.is_file():
+                raise FileExistsError(f"{path} is there and no file; choose another name")
+            if (found.st_dev, found.st_ino) in kept:
+                raise ValueError(f"{path} is read and would be replaced; choose another name")
+    for folder in {next(p for p in path.absolute().parents if p.exists()) for path in paths}:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is no folder; nothing can be written below it")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def save_mask(path: Path, label: np.ndarray, palette: Palette) -> None:
@@ -130,7 +163,7 @@ def check_label_folder(folder: Path, dataset: PairDataset) -> None:
     pairs = dataset.pairs if isinstance(dataset, FileDataset) else []
     if folder.resolve() in {file.parent.resolve() for pair in pairs for file in pair if file}:
         raise ValueError(f"{folder} holds the data set itself; choose another folder")
-    check_destination(folder / max(seen, key=len))
+    check_destinations([folder / name for name in seen])
 
 
 

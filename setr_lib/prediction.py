@@ -120,6 +120,23 @@ def _checked(logits: Any) -> Tensor:
     return logits.float()
 
 
+def usable_device(name: str) -> str:
+    """The name of a device, if torch can compute there.
+
+    Raises:
+        ValueError: if it cannot; the message says what is here.
+    """
+    try:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0].partition(". ")[0]
+        others = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(
+            f"device is {name!r}, which torch does not offer here ({why}); choose {others}, or none"
+        ) from error
+    return name
+
+
 def to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.ndarray:
     """Any form of an image -> `(H,W,3)` uint8 of at least one pixel."""
     pixels = _to_pixels(image)
