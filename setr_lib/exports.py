@@ -166,8 +166,6 @@ def check_label_folder(folder: Path, dataset: PairDataset) -> None:
     check_destinations([folder / name for name in seen])
 
 
-
-
 def save_overlay(
     path: Path,
     pixels: np.ndarray,

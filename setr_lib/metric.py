@@ -113,7 +113,7 @@ def scores(counts: Pixels) -> Scores:
 
 
 def _tensor(values: Pixels) -> Tensor:
-    """torch takes neither a mirrored array, whose strides are negative, nor a foreign byte order."""
+    """Also of a mirrored array, with negative strides, and of a foreign byte order."""
     if isinstance(values, np.ndarray):
         values = np.array(values, values.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(values)

@@ -47,7 +47,7 @@ def slide_inference(
         ValueError: if the stride is larger than the window, which would leave pixels out, or if
             the images have no pixels.
     """
-    height, width = as_size(tuple(images.shape[-2:]), "the image")
+    height, width = as_size((images.shape[-2], images.shape[-1]), "the image")
     (wh, ww), (sh, sw) = as_size(window, "window"), as_size(stride, "stride")
     check_stride((wh, ww), (sh, sw))
     wh, ww = min(wh, height), min(ww, width)
@@ -110,7 +110,7 @@ def exact_products(device: torch.device) -> Iterator[None]:
     A resize by a matrix would otherwise round scores to 8 or 10 bits before the largest is taken.
     """
     matmul = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name, exact = "fp32_precision", "ieee"
+    name, exact = "fp32_precision", "ieee"  # type: tuple[str, str | bool]
     if not hasattr(matmul[0], name):  # before torch 2.9
         matmul, name, exact = matmul[:1], "allow_tf32", False
     before = [getattr(kind, name) for kind in matmul]
