@@ -6,20 +6,18 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from . import __version__
 from .checking import check_dataset, splits_to_check
-from .costs import costs
-from .datasets import NAMES, load_dataset
-from .download import ARCHIVES, GUIDES, download
+from .costs import cost_table, costs
+from .datasets import load_dataset
+from .download import ARCHIVES, download
 from .errors import few
 from .evaluation import IncompleteEvaluation, check_classes, evaluate, join_processes
 from .execution import Execution, default_device
@@ -35,9 +33,10 @@ from .exports import (
     save_overlay,
 )
 from .files import sha256, whole_file, write_json
-from .flags import a_path, add_flags, between, given, size_of
-from .metric import scores
+from .flags import given, size_of
+from .metric import score_table, scores
 from .model import create_model, list_models, make_network
+from .parser import make_parser
 from .plots import show_curves, spread_palette
 from .prediction import predict, to_pixels, usable_device
 from .priors import prior_scores
@@ -55,9 +54,6 @@ from .weights import (
 )
 
 SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
-ABOUT = """SETR, step by step. In a folder that you did not fill yourself, call it as `setr`, which
-is there once the package is installed: `python -m setr_lib` asks Python to look there first."""
-CHECKPOINT = "a checkpoint, or the folder of a run; the network of the book if not given"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,90 +85,12 @@ def _nobody_reads() -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="setr", description=ABOUT)
-    parser.add_argument("--version", action="version", version=f"setr_lib {__version__}")
-    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def verb(run: Callable[[argparse.Namespace], None], *shared: str) -> Callable[..., Any]:
-        name, text = run.__name__.removeprefix("_"), (run.__doc__ or "").strip()
-        added = verbs.add_parser(name, help=text.splitlines()[0], description=text)
-        added.set_defaults(run=run)
-        for flag in shared:
-            added.add_argument(f"--{flag}", **SHARED[flag])
-        return added.add_argument
-
-    sizes = {"type": between(1, 65536), "nargs": "+", "metavar": "PIXELS"}
-    add = verb(_summary)
-    add("model", nargs="?", help="for example setr_pup_large")
-    add("--all", action="store_true", help="a table of every model")
-    add("--image-size", **sizes, default=[512], help="one side, or rows and columns; default: 512")
-    add("--classes", type=between(1, 65536), default=150, help="their number; default: 150")
-
-    add = verb(_convert)
-    add("input", type=a_path, help="a checkpoint of the authors or of mmsegmentation")
-    add("output", type=a_path, help="a safetensors file")
-    add("--heads", type=between(1, 4096), help="attention heads; default: width / 64")
-    add("--layers", type=int, nargs="+", help="0-based blocks that the heads read; default: the "
-        "published ones of this depth")  # fmt: skip
-    add("--image-size", **sizes, help="that the position table was made for; default: its square")
-
-    verb(_download, "root")("dataset", choices=sorted([*ARCHIVES, *GUIDES]), help="which one")
-
-    add = verb(_check, "root", "quiet")
-    add("dataset", help=", ".join(NAMES[1:]))
-    add("--split", nargs="+", help="default: train and val; of folder:PATH, all")
-    add("--json", type=a_path, help="write the findings to this file too")
-    add("--workers", type=between(0, 256), default=4, help="threads that read files; default: 4")
-
-    verb(_recipes)("name", nargs="?", default="", help="a recipe, or a part of names")
-
-    add = verb(_train, "root", "quiet")
-    add("recipe", help="a name that `recipes` lists")
-    add("--out", type=a_path, help="the run folder; default: runs/RECIPE")
-    add("--resume", action="store_true", help="go on with the run in --out")
-    add("--steps", type=int, help="stop after so many steps in all; default: the schedule's")
-    train_parser = verbs.choices["train"]
-    add_flags(train_parser, Execution, "how it is run, whatever the recipe")
-    add_flags(train_parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
-
-    add = verb(_plot)
-    add("runs", nargs="+", metavar="RUN", help="a run folder, or a record's name")
-    add("--out", type=a_path, default=Path("curves.png"), help="default: curves.png")
-
-    add = verb(_evaluate, "split", "root", "protocol", "ms", "device", "quiet")
-    add("checkpoint", nargs="?", type=a_path, help=CHECKPOINT)
-    add("--data", help="the data set; default: the one that it was trained on")
-    add("--json", type=a_path, help="write the scores to this file, with all that led to them")
-    add("--save-predictions", type=a_path, metavar="FOLDER",
-        help="a PNG per image, in the data set's own numbers")  # fmt: skip
-
-    add = verb(_predict, "protocol", "ms", "device", "quiet")
-    add("images", nargs="+", type=a_path, help="files, and folders of images")
-    add("--checkpoint", type=a_path, help=CHECKPOINT)
-    add("--out", type=a_path, help="of one file: the image with the classes laid over it, or a "
-        "folder for it (default: overlay.png); of more: the folder for masks/ and overlays/ "
-        "(default: predictions)")  # fmt: skip
-    add("--mask", type=a_path, help="of one file: write the class numbers to this PNG too")
-    add("--opacity", type=between(0, 1, float), default=0.55, help="of the classes, 0 to 1; "
-        "default: 0.55")  # fmt: skip
-
-    add = verb(_baselines, "split", "root")
-    add("dataset", help=", ".join(NAMES))
-    add("--out", type=a_path, help="write a record to this folder too")
-    return parser
-
-
-SHARED: dict[str, dict[str, Any]] = {
-    "root": {"type": a_path, "help": "the folder with the data sets; default: SETR_DATA, or data"},
-    "split": {"default": "val", "help": "train, val, test, ...; default: val"},
-    "protocol": {
-        "help": f"how images are read: {', '.join(PROTOCOLS)}; default: the paper's for its data "
-        "sets, else that of the training"
-    },
-    "ms": {"action": "store_true", "help": "six scales and their mirror images"},
-    "device": {"help": "cpu, cuda, ...; default: a GPU if there is one"},
-    "quiet": {"action": "store_true", "help": "no progress bar"},
-}
+    return make_parser(
+        [
+            _summary, _convert, _download, _check, _recipes, _train, _plot, _evaluate, _predict,
+            _baselines,
+        ]
+    )  # fmt: skip
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -191,13 +109,7 @@ def _summary(options: argparse.Namespace) -> None:
             print(name.ljust(17), *(f"{n:11.2f}" for n in numbers), f"{rows * cols:9}")
             continue
         print(f"{name}, {options.classes} classes, one image of {size[0]}x{size[1]}, float32")
-        for part, parameters in found.parameters.items():
-            print(f"  {part:16}{parameters:>13,} parameters")
-        print(f"  {'all':16}{count:>13,} parameters")
-        print(f"  {'forward':16}{found.gflops:>13,.1f} GFLOP (a multiply-add is two)")
-        print(f"  {'inference':16}{found.inference_gib:>13.2f} GiB of activations at the peak")
-        print(f"  {'training step':16}{found.training_gib:>13.2f} GiB of activations and gradients")
-        print(f"  {'tokens':16}{rows * cols:>13,} = {rows} x {cols} patches")
+        print(cost_table(found))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -280,11 +192,9 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a checkpoint on a data set: IoU per class, mIoU, accuracy."""
     device, first = join_processes(usable_device(options.device or default_device()))
-    file = _checkpoint(options.checkpoint, first)
-    check_destinations(
-        [options.json] if options.json else [], [file, file.with_name("record.json")]
-    )
-    model, about = load_checkpoint(file, device)
+    model, about, file = _load(options.checkpoint, device, first)
+    if options.json:
+        check_destinations([options.json], [file, file.with_name("record.json")])
     trained_on = about.get("recipe", {}).get("dataset")
     if not (options.data or trained_on):
         raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
@@ -327,7 +237,7 @@ def _evaluate(options: argparse.Namespace) -> None:
                 "counts": counts.tolist(),
             }
             write_json(options.json, {**facts, **surroundings(torch.device(device))})
-        _report(found, dataset.classes)
+        print(score_table(found, dataset.classes))
     if incomplete:
         raise incomplete
 
@@ -341,8 +251,7 @@ def _predict(options: argparse.Namespace) -> None:
     single = files == options.images and len(files) == 1
     places = plan_outputs(files, single, options.out, options.mask)
     device = usable_device(options.device or default_device())
-    checkpoint = _checkpoint(options.checkpoint)
-    model, about = load_checkpoint(checkpoint, device)
+    model, about, checkpoint = _load(options.checkpoint, device)
     protocol = _protocol(options, about, about.get("recipe", {}).get("dataset"))
     classes = about.get("classes") or [f"class {k}" for k in range(model.config.num_classes)]
     palette = about.get("palette") or spread_palette(len(classes))
@@ -382,30 +291,32 @@ def _baselines(options: argparse.Namespace) -> None:
         plain = {name: scores(counts).to_dict(test.classes) for name, counts in found.items()}
         about = {"dataset": options.dataset, "split": options.split, "scores": plain}
         write_json(options.out / "record.json", {**about, **surroundings(torch.device("cpu"))})
-    _report(found, test.classes)
+    print(score_table(found, test.classes))
 
 
-def _root(options: argparse.Namespace) -> dict[str, Path]:
+def _root(options: argparse.Namespace) -> dict[str, Any]:
     return {"root": options.root} if options.root else {}
 
 
-def _checkpoint(path: Path | None, speak: bool = True) -> Path:
-    """The file of a checkpoint or of a run folder; None: the network of the book, introduced."""
-    if path is not None:
-        inside = [path / f"{name}.safetensors" for name in ("best", "last")]
-        return next((file for file in inside if file.is_file()), path)
-    if not SHIPPED.is_file():
+def _load(path: Path | None, device: str, speak: bool = True) -> tuple[Any, dict[str, Any], Path]:
+    """The model, what its file says of it, and the file: a checkpoint, the better one of a run
+    folder, or, introduced, the network of the book."""
+    file = path or SHIPPED
+    if path is None and not file.is_file():
         raise FileNotFoundError(
             f"the trained network of the repository is not here ({SHIPPED}); name a checkpoint, "
             "or work in a clone of the repository"
         )
-    if speak:
-        record = load_record(SHIPPED.parent.name)
-        knows, last = record["recipe"]["config"]["num_classes"], record["last"]
-        print(f"using {SHIPPED.relative_to(ROOT)}, a small street network that comes with the "
-              f"book: {knows} classes, {100 * last['miou']:.1f} mIoU on CamVid {last['split']}",
-              file=sys.stderr)  # fmt: skip
-    return SHIPPED
+    inside = [file / f"{name}.safetensors" for name in ("best", "last")]
+    file = next((found for found in inside if found.is_file()), file)
+    model, about = load_checkpoint(file, device)
+    if path is None and speak:
+        record = load_record(file.parent.name)
+        score = next(e for e in record["evaluations"] if e["step"] == about["step"])
+        print(f"using {file.relative_to(ROOT)}, a small street network that comes with the book: "
+              f"{model.config.num_classes} classes, {100 * score['miou']:.1f} mIoU on CamVid "
+              f"{score['split']}", file=sys.stderr)  # fmt: skip
+    return model, about, file
 
 
 @contextmanager
@@ -427,21 +338,6 @@ def _protocol(options: argparse.Namespace, about: dict[str, Any], dataset: str |
     else:
         found = Recipe.from_dict(recipe).protocol if recipe else Protocol()
     return found.many() if options.ms else found
-
-
-def _report(counts: dict[str, Tensor], classes: tuple[str, ...]) -> None:
-    """Print IoU per class and the means as a table, and which classes it knows nothing about."""
-    found = {name: scores(matrix) for name, matrix in counts.items()}
-    print("IoU in %".ljust(15), *(f"{name:>18}" for name in found))
-    for k, name in enumerate(classes):
-        print(name.ljust(15), *(f"{100 * s.iou[k]:18.1f}" for s in found.values()))
-    for name in ("miou", "accuracy", "mean_accuracy"):
-        print(name.ljust(15), *(f"{100 * getattr(s, name):18.1f}" for s in found.values()))
-    absent = [k for matrix in counts.values() for k in (matrix.sum(1) == 0).nonzero()[:, 0]]
-    if absent:
-        names = few([classes[k] for k in sorted(set(map(int, absent)))], 20)
-        why = " (do the labels count from 1? The first class is 0)" if 0 in absent else ""
-        print(f"in no label: {names}; nan is left out of the mean{why}")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,22 @@ def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
     )
 
 
+def cost_table(found: Costs) -> str:
+    """The costs in words, a line each."""
+    rows, cols = found.tokens
+    parts = {**found.parameters, "all": sum(found.parameters.values())}
+    lines = [f"  {part:16}{count:>13,} parameters" for part, count in parts.items()]
+    return "\n".join(
+        [
+            *lines,
+            f"  {'forward':16}{found.gflops:>13,.1f} GFLOP (a multiply-add is two)",
+            f"  {'inference':16}{found.inference_gib:>13.2f} GiB of activations at the peak",
+            f"  {'training step':16}{found.training_gib:>13.2f} GiB of activations and gradients",
+            f"  {'tokens':16}{rows * cols:>13,} = {rows} x {cols} patches",
+        ]
+    )
+
+
 # Dense peak of a GPU in 1e12 operations a second, 16-bit floats with 32-bit sums: the makers' data
 # sheets, without sparsity. The first name whose words are all among the GPU's decides.
 PEAK_TFLOPS = {

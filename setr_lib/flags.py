@@ -68,11 +68,11 @@ def between(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
     return read
 
 
-def size_of(values: Sequence[int] | None) -> tuple[int, int] | None:
+def size_of(values: Sequence[int]) -> tuple[int, int]:
     """One number, or rows and columns, of a flag."""
-    if values and len(values) > 2:
+    if len(values) > 2:
         raise ValueError(f"--image-size {' '.join(map(str, values))}: give one number, or two")
-    return (values[0], values[-1]) if values else None
+    return values[0], values[-1]
 
 
 def _reading(annotation: Any) -> dict[str, Any]:

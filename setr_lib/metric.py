@@ -3,7 +3,7 @@
 # K classes
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import few
 from .losses import IGNORE
 
 Pixels = np.ndarray | Tensor
@@ -110,6 +111,23 @@ def scores(counts: Pixels) -> Scores:
         accuracy=(hits.sum() / truth.sum()).item(),
         mean_accuracy=recall.nanmean().item(),
     )
+
+
+def score_table(counts: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+    """IoU per class and the means, a column for each confusion matrix, and what nan means."""
+    found = {name: scores(matrix) for name, matrix in counts.items()}
+    rows = [("IoU in %", [f"{name:>18}" for name in found])]
+    for k, name in enumerate(classes):
+        rows.append((name, [f"{100 * s.iou[k]:18.1f}" for s in found.values()]))
+    for name in ("miou", "accuracy", "mean_accuracy"):
+        rows.append((name, [f"{100 * getattr(s, name):18.1f}" for s in found.values()]))
+    lines = [" ".join([name.ljust(15), *columns]) for name, columns in rows]
+    absent = [k for k in range(len(classes)) if any(not m[k].sum() for m in counts.values())]
+    if absent:
+        why = "; do the labels count from 1? The first class is 0" if 0 in absent else ""
+        names = few([classes[k] for k in absent], 20)
+        lines.append(f"in no label: {names} (nan is left out of the means{why})")
+    return "\n".join(lines)
 
 
 def _tensor(values: Pixels) -> Tensor:

@@ -413,7 +413,7 @@ def test_members_that_cannot_be_unpacked_are_named(archive, server, tmp_path, ki
 
 def test_a_full_disk_is_no_matter_of_the_network(archive, tmp_path, monkeypatch):
     def full(path, mode="r", *args):
-        if "w" in mode or "ab" == mode:
+        if "w" in mode or mode == "ab":
             raise OSError(28, os.strerror(28))
         return open(path, mode, *args)
 
