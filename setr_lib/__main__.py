@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _nobody_reads() -> bool:
     """Whether what reads our output, as `head` in a pipe, has enough; then we are silent."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
