@@ -1,5 +1,4 @@
 """SETR, step by step: semantic segmentation with a plain transformer as encoder (CVPR 2021)."""
-# ruff: noqa: E402
 
 import os
 import sys

@@ -237,7 +237,8 @@ def _evaluate(options: argparse.Namespace) -> None:
                 "counts": counts.tolist(),
             }
             write_json(options.json, {**facts, **surroundings(torch.device(device))})
-        print(score_table(found, dataset.classes))
+        if found:
+            print(score_table(found, dataset.classes))
     if incomplete:
         raise incomplete
 

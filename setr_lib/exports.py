@@ -117,8 +117,10 @@ def check_destinations(
     for folder in {next(p for p in path.absolute().parents if p.exists()) for path in paths}:
         if not folder.is_dir():
             raise NotADirectoryError(f"{folder} is no folder; nothing can be written below it")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:  # with the name of what was asked for
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def save_mask(path: Path, label: np.ndarray, palette: Palette) -> None:

@@ -1,6 +1,7 @@
 """The words of the command line: its commands and their flags, each with what it means."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,13 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
     add_flags(train_parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
 
     add = verb("plot")
-    add("runs", nargs="+", metavar="RUN", help="a run folder, or a record's name")
+    add(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        type=os.path.expanduser,
+        help="a run folder, or a record's name",
+    )
     add("--out", type=a_path, default=Path("curves.png"), help="default: curves.png")
 
     add = verb("evaluate", "split", "root", "protocol", "ms", "device", "quiet")

@@ -3,6 +3,7 @@
 # H W image rows and columns, K classes, h w rows and columns of a view
 
 import os
+import textwrap
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -129,7 +130,7 @@ def usable_device(name: str) -> str:
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0].partition(". ")[0]
+        why = textwrap.shorten(str(error).partition(". ")[0], 80)
         others = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise ValueError(
             f"device is {name!r}, which torch does not offer here ({why}); choose {others}, or none"

@@ -110,9 +110,9 @@ def exact_products(device: torch.device) -> Iterator[None]:
     A resize by a matrix would otherwise round scores to 8 or 10 bits before the largest is taken.
     """
     matmul = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name, exact = "fp32_precision", "ieee"  # type: tuple[str, str | bool]
+    name, exact = "fp32_precision", "ieee"
     if not hasattr(matmul[0], name):  # before torch 2.9
-        matmul, name, exact = matmul[:1], "allow_tf32", False
+        matmul, name, exact = matmul[:1], "allow_tf32", False  # type: ignore[assignment]
     before = [getattr(kind, name) for kind in matmul]
     try:
         for kind in matmul:
@@ -158,8 +158,9 @@ def _maps(model: nn.Module, crops: Tensor, size: Size) -> tuple[Tensor, Tensor, 
     else:
         maps, steps = model(crops), [size]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    rows, cols = (
-        resize_matrix((side, *ends), like=maps)[:end]
-        for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
-    )
+    with exact_products(maps.device):
+        rows, cols = (
+            resize_matrix((side, *ends), like=maps)[:end]
+            for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
+        )
     return maps, rows, cols.T

@@ -1,6 +1,7 @@
 """Windows, scales and counts against brute force and scikit-learn."""
 
 import math
+import re
 import socket
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import random_labels, small_config
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import setr_lib
 from setr_lib import PROTOCOLS, SETR, Protocol, confusion_matrix, scores, slide_inference
@@ -522,33 +524,44 @@ def test_windows_under_autocast_are_those_in_float32(network):
 def test_windows_are_added_up_in_float32_whatever_products_may_be_rounded_to():
     """Where float32 products may be in fewer bits (TF32 on a GPU, bfloat16 on a CPU) the resize of
     scores is not; the switch is as it was afterwards."""
-    scores = torch.randn(1, 5, 8, 8)
-    model, images = SmallMap(scores), torch.randn(1, 3, 64, 64)
-    wanted = slide_inference(model, images, 64, 64)
+    model, images = SmallMap(torch.randn(1, 5, 8, 8), (16, 16)), torch.randn(1, 3, 96, 96)
+    wanted, found = slide_inference(model, images, 64, 40), Products()
     try:
         torch.set_float32_matmul_precision("medium")
-        assert torch.equal(slide_inference(model, images, 64, 64), wanted)
+        with found:
+            assert torch.equal(slide_inference(model, images, 64, 40), wanted)
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.set_float32_matmul_precision("highest")
+    assert len(found.bits) >= 8 and set(found.bits) == {("ieee", "ieee")}
+
+
+class Products(TorchDispatchMode):
+    """In which precision each matrix product is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.bits = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if re.search(r"mm|matmul", str(op)):
+            kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+            self.bits.append(tuple(kind.fp32_precision for kind in kinds))
+        return op(*args, **(kwargs or {}))
 
 
 class SmallMap(torch.nn.Module):
-    """Gives the same map for every window, and remembers what it was asked."""
+    """Gives the same map for every window, to be enlarged in steps."""
 
-    def __init__(self, scores):
+    def __init__(self, scores, *sizes):
         super().__init__()
-        self.scores, self.bn, self.seen = scores, torch.nn.BatchNorm2d(3), []
+        self.scores, self.sizes, self.bn = scores, sizes, torch.nn.BatchNorm2d(3)
 
     def small_logits(self, images, aux):
-        self.seen.append(images.dtype)
         self.bn(images)
-        return [(self.scores.expand(len(images), -1, -1, -1), [tuple(images.shape[-2:])])]
-
-    def forward(self, images):
-        ((scores, (size,)),) = self.small_logits(images, False)
-        return torch.nn.functional.interpolate(scores, size=size, mode="bilinear")
+        size = tuple(images.shape[-2:])
+        return [(self.scores.expand(len(images), -1, -1, -1), [*self.sizes, size])]
 
 
 def test_sliding_windows_move_no_running_means():
