@@ -313,6 +313,18 @@ def test_modules_of_a_foreign_folder_are_not_imported(tmp_path):
     assert done.stdout == f"setr_lib {setr_lib.__version__}\n"
 
 
+def test_another_program_keeps_its_working_folder(tmp_path):
+    """`python -m mine`, whose package imports this library first, still finds its own modules."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("import setr_lib")
+    (tmp_path / "mine" / "__main__.py").write_text("import beside")
+    (tmp_path / "beside.py").write_text("print('found')")
+    env = {**os.environ, "PYTHONPATH": str(Path(setr_lib.__file__).parent.parent)}
+    call = [sys.executable, "-m", "mine"]
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "found\n"
+
+
 def test_every_flag_says_what_it_means():
     """Meaning and default; none of the recipe's and the execution's facts is left out."""
     (verbs,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
