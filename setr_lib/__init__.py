@@ -1,5 +1,19 @@
 """SETR, step by step: semantic segmentation with a plain transformer as encoder (CVPR 2021)."""
 
+import os
+import sys
+
+# `python -m setr_lib` looks for modules in the working folder first, where a `torch.py` may lie
+# that somebody else wrote. It is taken off the path here, before anything else is imported, unless
+# this package lies there itself.
+if (
+    sys.argv[:1] == ["-m"]
+    and __name__ in sys.orig_argv
+    and not sys.flags.safe_path
+    and sys.path[0] != os.path.dirname(*__path__)
+):
+    del sys.path[0]
+
 from typing import TYPE_CHECKING, Any
 
 from .attention import attention_maps, attention_rollout

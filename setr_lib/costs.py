@@ -4,6 +4,7 @@ Everything runs on fake tensors, which have shapes and no numbers: T-Large at 76
 seconds and no memory.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,19 +69,40 @@ def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
     )
 
 
+def cost_table(found: Costs) -> str:
+    """The costs in words, a line each."""
+    rows, cols = found.tokens
+    parts = {**found.parameters, "all": sum(found.parameters.values())}
+    lines = [f"  {part:16}{count:>13,} parameters" for part, count in parts.items()]
+    return "\n".join(
+        [
+            *lines,
+            f"  {'forward':16}{found.gflops:>13,.1f} GFLOP (a multiply-add is two)",
+            f"  {'inference':16}{found.inference_gib:>13.2f} GiB of activations at the peak",
+            f"  {'training step':16}{found.training_gib:>13.2f} GiB of activations and gradients",
+            f"  {'tokens':16}{rows * cols:>13,} = {rows} x {cols} patches",
+        ]
+    )
+
+
 # Dense peak of a GPU in 1e12 operations a second, 16-bit floats with 32-bit sums: the makers' data
-# sheets, without sparsity. The first name that is part of the GPU's decides.
+# sheets, without sparsity. The first name whose words are all among the GPU's decides.
 PEAK_TFLOPS = {
-    "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "V100": 125.0, "T4": 65.0,
-    "RTX 5090": 209.0, "RTX 4090": 165.0, "RTX 3090": 71.0, "L40S": 362.0, "L4": 121.0,
+    "H200 NVL": 836.0, "H200": 989.0, "H100 NVL": 836.0, "H100 PCIe": 756.0, "H100": 989.0,
+    "A100": 312.0, "V100": 125.0, "T4": 65.0, "RTX 5090": 209.0, "RTX 4090": 165.0,
+    "RTX 3090": 71.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
 }  # fmt: skip
+SLICES = {"MIG", "Laptop", "Ti", "D"}  # these have other peaks than the card that they are named by
 
 
 def peak_tflops(gpu: str, precision: str) -> float | None:
     """The dense peak of a GPU by its name; None if it is not known, and for `"fp32"`."""
     if precision == "fp32":
         return None
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu), None)
+    words = set(re.findall(r"\w+", gpu))
+    if words & SLICES:
+        return None
+    return next((peak for name, peak in PEAK_TFLOPS.items() if set(name.split()) <= words), None)
 
 
 def step_gflops(make: Callable[[], Any], image_size: int | Size) -> float:

@@ -1,20 +1,37 @@
 """Fetch a data set: checked before it appears, whole or not at all."""
 
 import hashlib
+import http.client
+import os
+import re
 import shutil
-import tempfile
+import sys
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from .datasets import OFFICIAL, data_root
 from .errors import unknown
+from .pairs import IMAGE_SUFFIXES
 from .reading import read_label, read_pair
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+PATIENCE = 60.0  # seconds that a server may be silent,
+LEAST = 1000.0  # and the bytes a second that it has to send in that time
+PICTURE = 64 << 20  # bytes that no picture of a data set has
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class Archive:
             called in `target`.
         counts: images per split.
         terms: of use.
+        most: bytes that the zip cannot have, by what is known of its size.
         commit: GitHub writes the commit into the zip's comment; it must be this one.
         labels: SHA-256 per split over names and decoded labels, see `labels_digest`. Decoded, since
             GitHub may compress the same archive in another way tomorrow.
@@ -41,6 +59,7 @@ class Archive:
     folders: Mapping[str, str]
     counts: Mapping[str, int]
     terms: str
+    most: int
     commit: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     sha1: str = ""
@@ -58,6 +77,7 @@ CAMVID = Archive(
     },
     counts=OFFICIAL["camvid"].counts,
     terms="academic use; see http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",
+    most=1 << 30,
     commit="fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5",
     labels={
         "train": "5f0d88745caed0c6496eb9fd2b45e01d7c38208e6909d18e37fe126dfecc307b",
@@ -66,7 +86,7 @@ CAMVID = Archive(
 )
 # The two SHA-1 are those that GluonCV and its descendants expect; we could not fetch the files.
 ADE20K = Archive(
-    url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    url="https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
     dataset="ade20k",
     target="ADEChallengeData2016",
     folders={
@@ -77,15 +97,17 @@ ADE20K = Archive(
     counts={split: OFFICIAL["ade20k"].counts[split] for split in ("train", "val")},
     terms="non-commercial research and education; see https://groups.csail.mit.edu/vision/datasets/"
     "ADE20K/terms/",
+    most=1 << 30,  # it has 967 MB
     sha1="219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
 )
 ADE20K_TEST = Archive(
-    url="http://data.csail.mit.edu/places/ADEchallenge/release_test.zip",
+    url="https://data.csail.mit.edu/places/ADEchallenge/release_test.zip",
     dataset="ade20k",
     target="release_test",
     folders={"testing": "testing"},
     counts={"test": OFFICIAL["ade20k"].counts["test"]},
     terms=ADE20K.terms,
+    most=1 << 30,
     sha1="e05747892219d10e9243933371a497e905a4860c",
 )
 ARCHIVES = {"camvid": CAMVID, "ade20k": ADE20K, "ade20k_test": ADE20K_TEST}
@@ -139,37 +161,161 @@ def download(name: str, root: str | Path = "data", progress: bool = True) -> Pat
     return target
 
 
-def fetch_archive(archive: Archive, target: Path, progress: bool = True) -> None:
-    """Fetch, check and unpack; `target` appears at the end, complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
-        zipped, unpacked = Path(folder) / "archive.zip", Path(folder) / archive.target
-        fetch(archive.url, zipped, progress)
-        unpack(archive, zipped, unpacked, progress)
-        check(archive, unpacked)
-        shutil.move(unpacked, target)
+def fetch_archive(
+    archive: Archive, target: Path, progress: bool = True, loopback: bool = False
+) -> None:
+    """Fetch, check and unpack; `target` appears at the end, complete.
+
+    What has arrived when the network fails or the process is killed stays beside it, under one
+    name, and the next try goes on from there.
+
+    Args:
+        loopback: whether an archive may come by http from this machine, for tests.
+
+    Raises:
+        FileExistsError: if `target` is there, or another process is fetching it.
+        OSError: if nothing can be written, as on a full disk.
+    """
+    part = target.with_name(f".{target.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with _alone(part):
+        zipped, unpacked = part / "archive.zip", part / archive.target
+        try:
+            if target.exists():
+                raise FileExistsError(f"{target} is there already; another process fetched it")
+            shutil.rmtree(unpacked, ignore_errors=True)  # of a process that was killed
+            fetch(archive.url, zipped, archive.most, progress, loopback)
+            unpack(archive, zipped, unpacked, progress)
+            check(archive, unpacked)
+            os.rename(unpacked, target)
+        except (ConnectionError, KeyboardInterrupt):
+            if not (zipped.is_file() and zipped.stat().st_size):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+        except Exception:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def fetch(url: str, path: Path, progress: bool) -> None:
-    """Stream `url` into a file."""
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:
-            length = int(answer.headers.get("Content-Length") or 0)
-            options = {"unit": "B", "unit_scale": True, "desc": "download", "disable": not progress}
-            with tqdm(total=length or None, **options) as bar:
-                while piece := answer.read(1 << 20):
-                    file.write(piece)
-                    bar.update(len(piece))
-    except (urllib.error.URLError, OSError) as error:
-        raise ConnectionError(f"cannot fetch {url} ({error}); try again later") from error
-    if length and path.stat().st_size != length:
+def fetch(url: str, path: Path, most: int, progress: bool, loopback: bool = False) -> None:
+    """Stream `url` into a file, or what a file lacks where the server can give that.
+
+    Raises:
+        ConnectionError: if the network or the server fails, or is slower than `LEAST`.
+        ValueError: if there are more than `most` bytes.
+    """
+    done = path.stat().st_size if path.is_file() else 0
+    with _from_network(url):
+        answer = _open(url, done, loopback)
+        done, total = _range(answer, done)
+    options: dict[str, Any] = {"unit": "B", "unit_scale": True, "desc": "download"}
+    bar = tqdm(total=total or None, initial=done, disable=not progress, **options)
+    with answer, bar, _named(path), open(path, "ab" if done else "wb", 0) as file:
+        clock, mark = time.monotonic(), done
+        while done <= most:
+            with _from_network(url):
+                piece = answer.read1(1 << 20)  # what has come; `read` would wait for all of it
+            if not piece:
+                break
+            file.write(piece)
+            bar.update(len(piece))
+            done, now = done + len(piece), time.monotonic()
+            if now - clock > PATIENCE:
+                if done - mark < LEAST * PATIENCE:
+                    raise ConnectionError(
+                        f"{url} sent {done - mark} bytes in {now - clock:.0f} seconds; try again "
+                        f"later, what has arrived is kept"
+                    )
+                clock, mark = now, done
+    if done > most:
+        raise ValueError(f"{url} has more than {most} bytes, and so is not what it should be")
+    if total and done != total:
         raise ConnectionError(
-            f"{url} ended after {path.stat().st_size} of {length} bytes; try again"
+            f"{url} ended after {done} of {total} bytes; try again, what has arrived is kept"
         )
 
 
+def _open(url: str, done: int, loopback: bool) -> Any:
+    """The answer to a request for all but the first `done` bytes; if there are no more, for all."""
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *args: Any) -> Any:
+            _check_address(args[-1], loopback)
+            return super().redirect_request(*args)
+
+    _check_address(url, loopback)
+    opener = urllib.request.build_opener(Redirects)
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    try:
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=PATIENCE)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not done:
+            raise
+        return opener.open(url, timeout=PATIENCE)
+
+
+def _check_address(url: str, loopback: bool) -> None:
+    """Only https, also behind a redirect."""
+    parts = urllib.parse.urlsplit(url)
+    local = loopback and parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
+    if parts.scheme != "https" and not local:
+        raise ValueError(f"{url} is not https")
+
+
+def _range(answer: Any, done: int) -> tuple[int, int]:
+    """From which byte on an answer goes, and how many there are in all; 0 where that is unknown."""
+    if answer.status != 206:
+        return 0, int(answer.headers.get("Content-Length") or 0)
+    said = answer.headers.get("Content-Range") or ""
+    found = re.fullmatch(rf"bytes {done}-\d+/(\d+)", said)
+    if not found:
+        raise ValueError(f"asked for all from byte {done} on, the server gives {said!r}")
+    return done, int(found[1])
+
+
+@contextmanager
+def _from_network(url: str) -> Iterator[None]:
+    """One error for all that a server and the way to it can do wrong."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        why = str(error) or type(error).__name__
+        raise ConnectionError(f"cannot fetch {url} ({why}); try again later") from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk is no matter of the network: the error names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold a lock that the system takes back when this process ends, however it ends."""
+    path = part / "lock"
+    with open(path, "a+b") as file:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a process that has just ended may have removed the file between the two lines
+            mine = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except OSError:
+            mine = False
+        if not mine:
+            raise FileExistsError(f"another process is fetching into {part}; wait for its end")
+        yield
+
+
 def unpack(archive: Archive, zipped: Path, target: Path, progress: bool) -> None:
-    """Unpack the archive's folders, each file by its bare name: none can lead outside."""
+    """Unpack the pictures of the archive's folders, each by its bare name: none leads outside."""
     with open(zipped, "rb") as file:
         sha1 = hashlib.file_digest(file, "sha1").hexdigest() if archive.sha1 else ""
     if sha1 != archive.sha1:
@@ -179,17 +325,44 @@ def unpack(archive: Archive, zipped: Path, target: Path, progress: bool) -> None
             found = zip_file.comment.decode(errors="replace")
             if archive.commit and found != archive.commit:
                 raise ValueError(
-                    f"{archive.url} holds the commit {found or '(none named)'}, expected "
+                    f"{archive.url} holds the commit {found or '(none named)'!r}, expected "
                     f"{archive.commit}"
                 )
-            for member in tqdm(zip_file.infolist(), desc="unpack", disable=not progress):
-                path = PurePosixPath(member.filename)
-                folder = archive.folders.get("/".join(path.parts[1:-1]))
-                if folder and not member.is_dir():
-                    (target / folder).mkdir(parents=True, exist_ok=True)
-                    (target / folder / path.name).write_bytes(zip_file.read(member))  # checks CRC
-    except zipfile.BadZipFile as error:
+            places = _places(archive, zip_file, target)
+            for path, member in tqdm(places.items(), desc="unpack", disable=not progress):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with _named(path), zip_file.open(member) as source, open(path, "wb") as file:
+                    shutil.copyfileobj(source, file)  # checks the CRC
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # zipfile raises many kinds for what is damaged or not supported
         raise ValueError(f"{archive.url} is damaged ({error}); fetch it again") from error
+
+
+def _places(
+    archive: Archive, zip_file: zipfile.ZipFile, target: Path
+) -> dict[Path, zipfile.ZipInfo]:
+    """Where each picture goes; what else the archive holds is passed over.
+
+    Raises:
+        ValueError: if two pictures have one place, or the name or the size of one is no picture's.
+    """
+    places: dict[str, tuple[Path, zipfile.ZipInfo]] = {}
+    for member in zip_file.infolist():
+        name = PurePosixPath(member.filename)
+        folder = archive.folders.get("/".join(name.parts[1:-1]))
+        if not folder or member.is_dir() or name.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        path = target / folder / name.name
+        key = str(path).casefold()  # some file systems do not tell A from a
+        wrong = key in places or set(name.name) & set(":\\") or member.file_size > PICTURE
+        if wrong or not name.name.isprintable():
+            raise ValueError(
+                f"{archive.url} is not what it should be: {member.filename!r} is there twice, "
+                "has no name of a picture, or is larger than one"
+            )
+        places[key] = path, member
+    return dict(places.values())
 
 
 def check(archive: Archive, folder: Path) -> None:

@@ -9,7 +9,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.6)
     hint = f": did you mean {' or '.join(near)}?" if near else "."
-    return f"unknown {what} {name!r}{hint} Known: {few(known, 40)}"
+    return f"unknown {what} {name!r}{hint} Known: {few(known, 10)}"
 
 
 def few(names: list[str], most: int = 6) -> str:

@@ -64,8 +64,12 @@ def evaluate(
     Raises:
         IncompleteEvaluation: at the end, if pairs could not be read or hold labels that are no
             class; it carries the counts of all others.
+        ValueError: if the data set is empty.
+        FloatingPointError: if the network's scores are not finite.
     """
     plan = make_protocol(protocol, scales, flip, base, window, stride)
+    if not len(dataset):
+        raise ValueError(f"the data set {dataset.name} has no images; nothing can be scored")
     together = dist.is_available() and dist.is_initialized()
     rank, processes = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     network = model.module if isinstance(model, DistributedDataParallel) else model
@@ -110,7 +114,9 @@ def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDatase
             f"the checkpoint has {count} classes, {dataset.name} has {len(dataset.classes)}: "
             "evaluate it on data with its own classes"
         )
-    for k, (mine, other) in enumerate(zip(classes or (), dataset.classes)):
+    if classes and len(classes) != count:
+        raise ValueError(f"the checkpoint has {count} classes and {len(classes)} names for them")
+    for k, (mine, other) in enumerate(zip(classes or dataset.classes, dataset.classes)):
         if mine != other:
             raise ValueError(
                 f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
@@ -125,8 +131,10 @@ def join_processes(device: str) -> tuple[str, bool]:
         This process's device, and whether it is the first one, which speaks for all.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-        if device == "cuda":
+        on_gpus = torch.device(device).type == "cuda"
+        dist.init_process_group("nccl" if on_gpus else "gloo")
+        if on_gpus:
+            device = "cuda"  # each process has its own
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return device, not dist.is_initialized() or dist.get_rank() == 0
 

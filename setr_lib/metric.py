@@ -3,7 +3,7 @@
 # K classes
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import few
 from .losses import IGNORE
 
 Pixels = np.ndarray | Tensor
@@ -34,7 +35,7 @@ def confusion_matrix(
     Raises:
         ValueError: if the shapes differ, or a value is no class; the message names it.
     """
-    prediction, label = torch.as_tensor(prediction), torch.as_tensor(label)
+    prediction, label = _tensor(prediction), _tensor(label)
     if prediction.shape != label.shape:
         raise ValueError(
             f"prediction has the shape {tuple(prediction.shape)}, label {tuple(label.shape)}; "
@@ -81,7 +82,9 @@ class Scores:
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """As plain values for JSON, IoU by class name; NaN, which JSON lacks, becomes None."""
         means = {name: getattr(self, name) for name in ("miou", "accuracy", "mean_accuracy")}
-        iou = {name: _plain(value) for name, value in zip(classes, self.iou.tolist())}
+        if len(classes) != len(self.iou):
+            raise ValueError(f"{len(classes)} names for the scores of {len(self.iou)} classes")
+        iou = {name: _plain(value) for name, value in zip(classes, self.iou.tolist(), strict=True)}
         return {**{name: _plain(value) for name, value in means.items()}, "iou": iou}
 
 
@@ -94,7 +97,7 @@ def scores(counts: Pixels) -> Scores:
     Raises:
         ValueError: if the matrix is not square.
     """
-    counts = torch.as_tensor(counts).double()
+    counts = _tensor(counts).double()
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(
             f"counts have the shape {tuple(counts.shape)}; expected (classes, classes)"
@@ -108,6 +111,30 @@ def scores(counts: Pixels) -> Scores:
         accuracy=(hits.sum() / truth.sum()).item(),
         mean_accuracy=recall.nanmean().item(),
     )
+
+
+def score_table(counts: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+    """IoU per class and the means, a column for each confusion matrix, and what nan means."""
+    found = {name: scores(matrix) for name, matrix in counts.items()}
+    rows = [("IoU in %", [f"{name:>18}" for name in found])]
+    for k, name in enumerate(classes):
+        rows.append((name, [f"{100 * s.iou[k]:18.1f}" for s in found.values()]))
+    for name in ("miou", "accuracy", "mean_accuracy"):
+        rows.append((name, [f"{100 * getattr(s, name):18.1f}" for s in found.values()]))
+    lines = [" ".join([name.ljust(15), *columns]) for name, columns in rows]
+    absent = [k for k in range(len(classes)) if any(not m[k].sum() for m in counts.values())]
+    if absent:
+        why = "; do the labels count from 1? The first class is 0" if 0 in absent else ""
+        names = few([classes[k] for k in absent], 20)
+        lines.append(f"in no label: {names} (nan is left out of the means{why})")
+    return "\n".join(lines)
+
+
+def _tensor(values: Pixels) -> Tensor:
+    """Also of a mirrored array, with negative strides, and of a foreign byte order."""
+    if isinstance(values, np.ndarray):
+        values = np.array(values, values.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(values)
 
 
 def _byte_pairs(truth: Tensor, guess: Tensor) -> Tensor | None:

@@ -3,9 +3,11 @@
 # H W image rows and columns, K classes, h w rows and columns of a view
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,8 @@ from .metric import Pixels
 from .protocol import Protocol, make_protocol
 from .reading import read_image, to_rgb
 from .transforms import normalise, resize_image
-from .windows import slide_inference
+from .windows import evaluating as evaluating
+from .windows import like_parameters, slide_inference
 
 
 def predict(
@@ -46,7 +49,9 @@ def predict(
         `(H,W)` uint8 at the image's own size.
 
     Raises:
-        ValueError: if the image cannot be read or has another shape.
+        ValueError: if the image cannot be read or has another shape, or if the network gives
+            anything but scores of at most 256 classes.
+        FloatingPointError: if the scores are not finite.
     """
     plan = make_protocol(protocol, scales, flip, base, window, stride)
     pixels = to_pixels(image)
@@ -88,29 +93,60 @@ def view_logits(
         ratio, mirrored: which view of `protocol.views()`.
     """
     view = resize_image(pixels, protocol.view_size((pixels.shape[0], pixels.shape[1]), ratio))
-    images = normalise(view[:, ::-1] if mirrored else view)[None]
-    images = images.to(next(model.parameters()).device)
+    images = like_parameters(model, normalise(view[:, ::-1] if mirrored else view)[None])
     if protocol.window is None:
-        logits = model(images).float()
+        logits = model(images)
     else:
         logits = slide_inference(model, images, protocol.window, protocol.stride or protocol.window)
+    logits = _checked(logits)
     return logits[0].flip(-1) if mirrored else logits[0]
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every part is as it was."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _checked(logits: Any) -> Tensor:
+    """Scores that a class can be read off, in float32.
+
+    The largest of scores with a NaN among them would be the NaN's class, whatever the image.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or len(logits) != 1:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"of one image the network gives {shape}; expected scores (1, K, H, W)")
+    if logits.shape[1] > 256:
+        raise ValueError(f"the network has {logits.shape[1]} classes; a uint8 map holds 256")
+    low, high = (end.item() for end in logits.aminmax())
+    if not (isfinite(low) and isfinite(high)):
+        raise FloatingPointError(
+            f"the network's scores go from {low} to {high}; no class can be read off them: its "
+            "weights are damaged, or its training went astray"
+        )
+    return logits.float()
+
+
+def usable_device(name: str) -> str:
+    """The name of a device, if torch can compute there.
+
+    Raises:
+        ValueError: if it cannot; the message says what is here.
+    """
     try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = textwrap.shorten(str(error).partition(". ")[0], 80)
+        others = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(
+            f"device is {name!r}, which torch does not offer here ({why}); choose {others}, or none"
+        ) from error
+    return name
 
 
 def to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.ndarray:
-    """Any form of an image -> `(H,W,3)` uint8."""
+    """Any form of an image -> `(H,W,3)` uint8 of at least one pixel."""
+    pixels = _to_pixels(image)
+    if not pixels.size:
+        raise ValueError(f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels, so none")
+    return pixels
+
+
+def _to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         if not Path(image).is_file():
             raise FileNotFoundError(f"there is no image {image}")
@@ -122,8 +158,8 @@ def to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.ndar
             raise ValueError(
                 f"the image tensor has the shape {tuple(image.shape)}; expected (3, H, W)"
             )
-        if image.is_floating_point():
-            if image.min() < 0 or image.max() > 1:
+        if image.is_floating_point() and image.numel():
+            if not (image.min() >= 0 and image.max() <= 1):  # a NaN is neither
                 raise ValueError(
                     f"the image tensor goes from {image.min():.3g} to {image.max():.3g}; floats "
                     "must lie between 0 and 1 (before normalisation), or give uint8"

@@ -27,7 +27,8 @@ class Protocol:
         base: (long side, short side) that a ratio multiplies.
         rule: what becomes of an image at a ratio, always with its aspect kept.
             `"original"`: the image's own size times the ratio, as mmsegmentation 1.x does in its
-            multi-scale test; it has no base. `"fit"`: as large as fits inside base times the
+            multi-scale test (both sides are rounded, then the image is fitted into them); it has
+            no base. `"fit"`: as large as fits inside base times the
             ratio. `"short"`: the short side becomes that of base times the ratio, but not less
             than the window's short side; the long side may be anything (the authors' multi-scale
             test since their commit 9a473bc, and the enlarging that the paper's section 4.2 asks
@@ -68,7 +69,8 @@ class Protocol:
     def view_size(self, size: Size, ratio: float) -> Size:
         """The rows and columns at which an image of `size` is read at a ratio."""
         if self.rule == "original" or self.base is None:
-            return fit_inside(size, (ratio * max(size), ratio * min(size)))
+            box = [max(1, int(ratio * side + 0.5)) for side in size]
+            return fit_inside(size, (max(box), min(box)))
         long, short = (int(ratio * side) for side in (max(self.base), min(self.base)))
         if self.rule == "fit":
             return fit_inside(size, (long, short))

@@ -2,7 +2,8 @@
 
 # B batch, H W image rows and columns, K classes, h w size of a head's map
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ def slide_inference(
     up a row of windows, the second to that row. The memory does not depend on how many windows
     there are.
 
+    The model is read in evaluation mode, and in its own precision (`like_parameters`); what is
+    added up here is in float32, also under autocast and where TF32 is allowed.
+
     Args:
         images: `(B,3,H,W)` float, normalised.
         window, stride: rows and columns, or one number for both. A window larger than the image
@@ -37,15 +41,24 @@ def slide_inference(
             a GPU, and needs that much more memory inside the model.
 
     Returns:
-        `(B,K,H,W)` float.
+        `(B,K,H,W)` float32; of a network in float64, float64.
 
     Raises:
-        ValueError: if the stride is larger than the window, which would leave pixels out.
+        ValueError: if the stride is larger than the window, which would leave pixels out, or if
+            the images have no pixels.
     """
-    height, width = images.shape[-2:]
+    height, width = as_size((images.shape[-2], images.shape[-1]), "the image")
     (wh, ww), (sh, sw) = as_size(window, "window"), as_size(stride, "stride")
     check_stride((wh, ww), (sh, sw))
     wh, ww = min(wh, height), min(ww, width)
+    images = like_parameters(model, images)
+    with evaluating(model):
+        return _slide(model, images, (wh, ww), (sh, sw), batch)
+
+
+def _slide(model: nn.Module, images: Tensor, window: Size, stride: Size, batch: int) -> Tensor:
+    """`slide_inference` with windows that are not larger than the image."""
+    (height, width), (wh, ww), (sh, sw) = images.shape[-2:], window, stride
     tops, lefts = window_starts(height, wh, sh), window_starts(width, ww, sw)
     coverage = [_coverage(*facts, images) for facts in ((height, tops, wh), (width, lefts, ww))]
     total: Tensor | None = None
@@ -54,9 +67,10 @@ def slide_inference(
         for some in (lefts[i : i + batch] for i in range(0, len(lefts), batch)):
             crops = [images[..., top : top + wh, left : left + ww] for left in some]
             maps, to_rows, to_cols = _maps(model, torch.cat(crops), (wh, ww))
-            for left, map_BKhw in zip(some, maps.split(len(images))):
+            for left, map_BKhw in zip(some, maps.split(len(images)), strict=True):
                 cols = slice(left, left + ww)
-                placed = map_BKhw @ (to_cols / coverage[1][cols])
+                with exact_products(maps.device):
+                    placed = map_BKhw @ (to_cols / coverage[1][cols])
                 if row is None:
                     row = placed.new_zeros(*placed.shape[:-1], width)
                 row[..., cols] += placed
@@ -65,9 +79,49 @@ def slide_inference(
         if total is None:
             total = row.new_zeros(*row.shape[:2], height, width)
         matrix = (to_rows / coverage[0][rows, None]).expand(row.shape[0] * row.shape[1], -1, -1)
-        total.flatten(0, 1)[:, rows].baddbmm_(matrix, row.flatten(0, 1))
+        with exact_products(row.device):
+            total.flatten(0, 1)[:, rows].baddbmm_(matrix, row.flatten(0, 1))
     assert total is not None
     return total
+
+
+def like_parameters(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on the device and in the precision of the model's parameters, if it has some."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return images if first is None else images.to(first)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every part is as it was."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Matrix products of float32 in float32: neither by autocast nor by TF32 in fewer bits.
+
+    A resize by a matrix would otherwise round scores to 8 or 10 bits before the largest is taken.
+    """
+    matmul = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    name, exact = "fp32_precision", "ieee"
+    if not hasattr(matmul[0], name):  # before torch 2.9
+        matmul, name, exact = matmul[:1], "allow_tf32", False  # type: ignore[assignment]
+    before = [getattr(kind, name) for kind in matmul]
+    try:
+        for kind in matmul:
+            setattr(kind, name, exact)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for kind, value in zip(matmul, before, strict=True):
+            setattr(kind, name, value)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -103,9 +157,10 @@ def _maps(model: nn.Module, crops: Tensor, size: Size) -> tuple[Tensor, Tensor, 
         maps, steps = model.small_logits(crops, aux=False)[0]  # type: ignore[operator]
     else:
         maps, steps = model(crops), [size]
-    maps = maps.float()
-    rows, cols = (
-        resize_matrix((side, *ends), like=maps)[:end]
-        for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
-    )
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    with exact_products(maps.device):
+        rows, cols = (
+            resize_matrix((side, *ends), like=maps)[:end]
+            for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
+        )
     return maps, rows, cols.T

@@ -128,8 +128,18 @@ def test_make_address_rewrites_every_copy(tmp_path):
 
 @pytest.mark.parametrize("place", ["checkout", "elsewhere"])
 def test_the_first_cell_finds_or_fetches_the_book(tmp_path, place):
-    """In a checkout it stays there; in an empty folder, as on Colab, it clones once."""
-    cell = tool("notebooks").TEMPLATE.read_text().replace("REPOSITORY_URL", str(ROOT))
+    """In a checkout it stays there; in an empty folder, as on Colab, it clones a tag once.
+
+    What a clone that was cut off left behind, and a foreign folder `setr_lib`, do not count.
+    """
+    origin = tmp_path / "origin"
+    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(origin)], check=True)
+    subprocess.run(["git", "-C", str(origin), "tag", "v0"], check=True)
+    (tmp_path / "setr_lib").mkdir()
+    (tmp_path / "setr_lib" / "__init__.py").write_text("raise SystemExit('foreign')")
+    (tmp_path / "setr-step-by-step").mkdir()
+    cell = tool("notebooks").TEMPLATE.read_text().replace("REPOSITORY_URL", str(origin))
+    cell = cell.replace("REPOSITORY_TAG", "v0")
     code = f"{cell}\n{cell}\nimport setr_lib\nprint(setr_lib.__file__, os.getcwd())"
     folder = ROOT / "book" if place == "checkout" else tmp_path
     done = subprocess.run(
@@ -137,12 +147,13 @@ def test_the_first_cell_finds_or_fetches_the_book(tmp_path, place):
     )
     root = ROOT if place == "checkout" else tmp_path / "setr-step-by-step"
     assert done.stdout.split() == [str(root / "setr_lib" / "__init__.py"), str(root / "book")]
+    assert not list(tmp_path.glob(".setr-*"))
 
 
 def test_commands_in_the_texts_exist():
-    """Every `python -m setr_lib ...` of README and contributing guide is understood."""
+    """Every `setr ...` of README and contributing guide is understood."""
     text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()
-    commands = re.findall(r"python -m setr_lib ([^`#\n]+)", text)
+    commands = re.findall(r"(?:python -m setr_lib|(?<=[`\n])setr) ([^`#\n]+)", text)
     assert len(commands) >= 7
     for command in commands:
         _parser().parse_args(shlex.split(command))

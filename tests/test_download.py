@@ -5,13 +5,21 @@ import functools
 import hashlib
 import http.server
 import io
+import os
+import re
+import signal
+import socketserver
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import setr_lib.download as module
 from setr_lib import load_dataset
 from setr_lib.download import ADE20K, ADE20K_TEST, CAMVID, download, fetch_archive, labels_digest
 
@@ -52,7 +60,7 @@ def server(tmp_path):
 
     handler = functools.partial(Quiet, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
 
@@ -76,7 +84,7 @@ def archive(server, tmp_path):
 
 
 def test_only_the_data_folder_is_unpacked(archive, tmp_path):
-    fetch_archive(archive, tmp_path / "data" / "camvid", progress=False)
+    fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
     files = {str(p.relative_to(tmp_path / "data")) for p in (tmp_path / "data").rglob("*.*")}
     assert files == {
         f"camvid/{split}{kind}/{name}.png"
@@ -90,7 +98,7 @@ def test_only_the_data_folder_is_unpacked(archive, tmp_path):
 @pytest.mark.parametrize(
     "change, error, words",
     [
-        ({"commit": "f" * 40}, ValueError, f"holds the commit {COMMIT}, expected ffff"),
+        ({"commit": "f" * 40}, ValueError, f"holds the commit .{COMMIT}., expected ffff"),
         ({"counts": {"train": 3, "val": 2}}, ValueError, "has 2 images in train, not 3"),
         ({"labels": {"val": "00"}}, ValueError, "labels of val .* have the digest .*, expected 00"),
         ({"counts": {"test": 1}}, ValueError, "data.zip is not what it .*no folder .*camvid/test"),
@@ -100,14 +108,19 @@ def test_only_the_data_folder_is_unpacked(archive, tmp_path):
 )
 def test_another_archive_is_refused_whole(archive, tmp_path, change, error, words):
     with pytest.raises(error, match=words):
-        fetch_archive(dataclasses.replace(archive, **change), tmp_path / "data" / "camvid", False)
+        fetch_archive(
+            dataclasses.replace(archive, **change),
+            tmp_path / "data" / "camvid",
+            False,
+            loopback=True,
+        )
     assert list((tmp_path / "data").iterdir()) == []  # nothing, not even a temporary folder
 
 
 def test_a_missing_archive_is_named(archive, tmp_path):
     wrong = dataclasses.replace(archive, url=archive.url + ".gone")
     with pytest.raises(ConnectionError, match=r"data.zip.gone .*404"):
-        fetch_archive(wrong, tmp_path / "data" / "camvid", False)
+        fetch_archive(wrong, tmp_path / "data" / "camvid", False, loopback=True)
 
 
 def test_a_damaged_archive_is_refused(archive, server, tmp_path):
@@ -117,17 +130,17 @@ def test_a_damaged_archive_is_refused(archive, server, tmp_path):
     content[place] ^= 0xFF  # one byte inside an image
     file.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
-        fetch_archive(archive, tmp_path / "data" / "camvid", False)
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
     file.write_bytes(content[:500])
     with pytest.raises(ValueError, match="is damaged"):
-        fetch_archive(archive, tmp_path / "data" / "camvid", False)
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
     assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_no_path_leads_outside(archive, server, tmp_path):
     bad = [("Tutorial-0123/CamVid/train/../../../../evil.png", b"x"), ("../evil.png", b"x")]
     make_zip(server[0] / "data.zip", extra=bad)
-    fetch_archive(archive, tmp_path / "data" / "camvid", False)
+    fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
     assert not list(tmp_path.rglob("evil.png"))
 
 
@@ -146,7 +159,7 @@ def test_ade20k_keeps_its_layout(server, tmp_path):
         sha1=hashlib.sha1(zipped.read_bytes()).hexdigest(),
         counts={"train": 1, "val": 1},
     )
-    fetch_archive(small, tmp_path / "data" / small.target, progress=False)
+    fetch_archive(small, tmp_path / "data" / small.target, progress=False, loopback=True)
     image, label = load_dataset("ade20k", "val", tmp_path / "data")[0]
     assert image.shape == (6, 8, 3) and (label == 0).all()
     assert not list(tmp_path.rglob("objectInfo150.txt"))
@@ -160,7 +173,7 @@ def test_the_test_images_of_ade20k_have_no_labels(server, tmp_path):
     small = dataclasses.replace(
         ADE20K_TEST, url=f"{server[1]}/{zipped.name}", sha1=sha1, counts={"test": 1}
     )
-    fetch_archive(small, tmp_path / "data" / small.target, progress=False)
+    fetch_archive(small, tmp_path / "data" / small.target, progress=False, loopback=True)
     assert not load_dataset("ade20k", "test", tmp_path / "data").labelled
 
 
@@ -183,7 +196,7 @@ def test_an_archive_with_an_image_too_many_is_refused(archive, server, tmp_path)
     extra = [("Tutorial-0123/CamVid/val/c.png", png(np.zeros((6, 8, 3), np.uint8)))]
     make_zip(server[0] / "data.zip", extra=extra)
     with pytest.raises(ValueError, match="data.zip is not what it .*val/c.png has no label"):
-        fetch_archive(archive, tmp_path / "data" / "camvid", False)
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -209,3 +222,203 @@ def test_the_expected_digests_are_those_of_the_data():
     for split, digest in CAMVID.labels.items():
         pairs = load_dataset("camvid", split, ROOT / "data").pairs
         assert labels_digest([label for _, label in pairs]) == digest
+
+
+@pytest.fixture
+def speaker(archive, server):
+    """A server that says what it is told, byte for byte, and the archive that it should have."""
+    content = (server[0] / "data.zip").read_bytes()
+    asked, answers = [], []
+
+    class Speaker(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(65536).decode())
+            answer = answers.pop(0)
+            for piece in answer(asked[-1]) if callable(answer) else [answer]:
+                self.request.sendall(piece)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads, allow_reuse_address = True, True
+
+        def handle_error(self, *args):
+            pass  # the other side has hung up
+
+    with Server(("127.0.0.1", 0), Speaker) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_address[1]}/data.zip"
+        yield dataclasses.replace(archive, url=url), content, asked, answers
+        running.shutdown()
+
+
+def head(length, status="200 OK", *more):
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {length}", *more, "", ""]).encode()
+
+
+def rest(content):
+    """Answers a request for a range."""
+
+    def answer(request):
+        start = int(re.search(r"Range: bytes=(\d+)-", request)[1])
+        where = f"Content-Range: bytes {start}-{len(content) - 1}/{len(content)}"
+        yield head(len(content) - start, "206 Partial Content", where) + content[start:]
+
+    return answer
+
+
+@pytest.mark.parametrize("way", ["range", "whole", "finished"])
+def test_the_next_try_goes_on_where_the_last_one_stopped(speaker, tmp_path, way):
+    """Also with a server that knows no ranges, and where everything had arrived."""
+    archive, content, asked, answers = speaker
+    target = tmp_path / "data" / "camvid"
+    if way == "finished":
+        (target.parent / ".camvid.part").mkdir(parents=True)
+        (target.parent / ".camvid.part" / "archive.zip").write_bytes(content)
+        answers += [head(0, "416 Range Not Satisfiable"), head(len(content)) + content]
+    else:
+        answers += [head(len(content)) + content[:1000]]
+        with pytest.raises(ConnectionError, match=f"after 1000 of {len(content)} bytes"):
+            fetch_archive(archive, target, False, loopback=True)
+        assert not target.exists() and (target.parent / ".camvid.part").is_dir()
+        answers += [rest(content) if way == "range" else head(len(content)) + content]
+    fetch_archive(archive, target, False, loopback=True)
+    assert [p.name for p in target.parent.iterdir()] == ["camvid"] and len(asked) >= 2
+    assert len(load_dataset("camvid", "train", target.parent)) == 2
+
+
+FETCH = """
+import dataclasses, sys
+from pathlib import Path
+from setr_lib.download import CAMVID, fetch_archive
+_, url, target, commit = sys.argv
+archive = dataclasses.replace(
+    CAMVID, url=url, commit=commit, counts={"train": 2, "val": 2}, labels={}
+)
+fetch_archive(archive, Path(target), False, loopback=True)
+"""
+
+
+def test_one_process_at_a_time_and_a_killed_one_leaves_nothing_behind(speaker, tmp_path):
+    """A second process is told of the first; after kill -9 the next one takes over and goes on."""
+    archive, content, _, answers = speaker
+    target, arrived, end = tmp_path / "data" / "camvid", threading.Event(), threading.Event()
+
+    def begin(_):
+        yield head(len(content)) + content[:1000]
+        arrived.set()
+        end.wait(60)
+
+    answers += [begin, rest(content)]
+    call = [sys.executable, "-c", FETCH, archive.url, str(target), COMMIT]
+    first = subprocess.Popen(call)
+    assert arrived.wait(60)
+    zipped = target.parent / ".camvid.part" / "archive.zip"
+    while first.poll() is None and not (zipped.is_file() and zipped.stat().st_size):
+        time.sleep(0.02)
+    with pytest.raises(FileExistsError, match="another process is fetching into .*camvid.part"):
+        fetch_archive(archive, target, False, loopback=True)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    end.set()
+    fetch_archive(archive, target, False, loopback=True)
+    assert [p.name for p in target.parent.iterdir()] == ["camvid"]
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\nx", "abc"),
+        (b"nonsense\r\n\r\n", "nonsense"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x" * 70000, "line"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "zz|IncompleteRead"),
+        (b"", "closed connection"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/x.zip\r\n\r\n", "ftp://.* is not https"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://example.org/x\r\n\r\n", "http://ex.* not https"),
+    ],
+)
+def test_whatever_a_server_says_is_one_error(speaker, tmp_path, answer, words):
+    archive, _, _, answers = speaker
+    answers += [answer]
+    with pytest.raises(ConnectionError, match=f"data.zip .*(?:{words})"):
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_only_https_is_fetched(archive, tmp_path):
+    with pytest.raises(ConnectionError, match=r"data.zip is not https"):
+        fetch_archive(archive, tmp_path / "data" / "camvid", False)
+    assert all(a.url.startswith("https://") for a in module.ARCHIVES.values())
+
+
+def test_a_server_that_drips_is_given_up(speaker, tmp_path, monkeypatch):
+    archive, content, _, answers = speaker
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+
+    def drip(_):
+        yield head(len(content))
+        for byte in content:
+            yield bytes([byte])
+            time.sleep(0.02)
+
+    answers += [drip]
+    with pytest.raises(ConnectionError, match="sent .* bytes in .* seconds; try again later"):
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
+
+
+def test_an_endless_archive_is_given_up(speaker, tmp_path):
+    archive, _, _, answers = speaker
+    answers += [lambda _: iter([b"HTTP/1.1 200 OK\r\n\r\n", *[bytes(4096)] * 1000])]
+    small = dataclasses.replace(archive, most=100_000)
+    with pytest.raises(ValueError, match="data.zip has more than 100000 bytes"):
+        fetch_archive(small, tmp_path / "data" / "camvid", False, loopback=True)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+TOP = "Tutorial-0123/CamVid/train"
+PIXELS = png(np.zeros((6, 8, 3), np.uint8))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["a.png", "A.PNG", "C:evil.png", "..\\evil.png", "x\x1b[2J.png"])
+def test_a_picture_that_could_replace_another_file_is_refused(archive, server, tmp_path, name):
+    make_zip(server[0] / "data.zip", extra=[(f"{TOP}/{name}", PIXELS)])
+    with pytest.raises(ValueError, match="(?i)data.zip is not what it should be: .*png"):
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_only_pictures_are_unpacked(archive, server, tmp_path):
+    extra = [(f"{TOP}/{name}", b"import os") for name in ("torch.py", ".bashrc", "notes.txt")]
+    make_zip(server[0] / "data.zip", extra=extra)
+    fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
+    assert {p.suffix for p in (tmp_path / "data").rglob("*") if p.is_file()} == {".png"}
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "compression", "huge"])
+def test_members_that_cannot_be_unpacked_are_named(archive, server, tmp_path, kind):
+    """What the index says of the first picture is changed: 4 GB, a password, an unknown method."""
+    file = server[0] / "data.zip"
+    content = bytearray(file.read_bytes())
+    place = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02", content.rindex(b"a list")))
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(f"{TOP}/a.png".encode()))
+    assert place <= entry
+    start, value = {"encrypted": (8, b"\1\0"), "compression": (10, b"\x63\0")}.get(
+        kind, (24, b"\0\0\0\xf0")
+    )
+    content[entry + start : entry + start + len(value)] = value
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data.zip is (damaged|not what it should be)"):
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_full_disk_is_no_matter_of_the_network(archive, tmp_path, monkeypatch):
+    def full(path, mode="r", *args):
+        if "w" in mode or mode == "ab":
+            raise OSError(28, os.strerror(28))
+        return open(path, mode, *args)
+
+    monkeypatch.setattr(module, "open", full, raising=False)
+    with pytest.raises(OSError, match=r"No space left.*archive.zip") as raised:
+        fetch_archive(archive, tmp_path / "data" / "camvid", False, loopback=True)
+    assert not isinstance(raised.value, ConnectionError)
+    assert list((tmp_path / "data").iterdir()) == []

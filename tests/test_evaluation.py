@@ -1,6 +1,7 @@
 """Windows, scales and counts against brute force and scikit-learn."""
 
 import math
+import re
 import socket
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import random_labels, small_config
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import setr_lib
 from setr_lib import PROTOCOLS, SETR, Protocol, confusion_matrix, scores, slide_inference
@@ -260,7 +262,8 @@ def view_sizes(protocol, size):
     found = []
     for ratio in protocol.scales:
         if protocol.rule == "original":
-            factor = ratio
+            height, width = (int(ratio * side + 0.5) for side in size)
+            factor = min(max(width, height) / max(size), min(width, height) / min(size))
         elif protocol.rule == "fit":
             long, short = (int(ratio * side) for side in protocol.base)
             factor = min(long / max(size), short / min(size))
@@ -487,3 +490,224 @@ def test_two_processes_count_every_image_once(monkeypatch, tmp_path):
     bad = ["shapes number 2", "shapes number 5"]
     assert torch.equal(damaged[0][0], damaged[1][0])
     assert [seen for _, seen in damaged] == [[0, 4, 6, bad], [1, 3, bad]]
+
+
+@pytest.mark.parametrize("size", [(3, 4), (41, 58), (18, 475), (333, 500), (1, 100), (97, 97)])
+@pytest.mark.parametrize("ratio", [0.4, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75])
+def test_the_image_itself_times_a_ratio_is_rounded_twice_as_by_mmcv(size, ratio):
+    """Both sides are rounded, then the image is fitted into them, aspect kept; so one side can
+    differ by a pixel from a single rounding."""
+    box = sorted(max(1, math.floor(side * ratio + 0.5)) for side in size)
+    factor = min(box[1] / max(size), box[0] / min(size))
+    wanted = tuple(max(1, math.floor(side * factor + 0.5)) for side in size)
+    assert Protocol().view_size(size, ratio) == wanted
+
+
+def test_two_roundings_can_differ_from_one():
+    """One would give 226 x 600."""
+    assert Protocol().view_size((181, 480), 1.25) == (226, 599)
+
+
+@pytest.mark.parametrize("network", ["naive", "pup", "mla", "plain"])
+@torch.no_grad()
+def test_windows_under_autocast_are_those_in_float32(network):
+    model, images = NETWORKS[network]().eval(), torch.randn(1, 3, 50, 70)
+    wanted = slide_inference(model, images, 32, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = slide_inference(model, images, 32, 20)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=1e-2 * float(wanted.abs().max()))
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch < 2.9")
+@torch.no_grad()
+def test_windows_are_added_up_in_float32_whatever_products_may_be_rounded_to():
+    """Where float32 products may be in fewer bits (TF32 on a GPU, bfloat16 on a CPU) the resize of
+    scores is not; the switch is as it was afterwards."""
+    model, images = SmallMap(torch.randn(1, 5, 8, 8), (16, 16)), torch.randn(1, 3, 96, 96)
+    wanted, found = slide_inference(model, images, 64, 40), Products()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with found:
+            assert torch.equal(slide_inference(model, images, 64, 40), wanted)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(found.bits) >= 8 and set(found.bits) == {("ieee", "ieee")}
+
+
+class Products(TorchDispatchMode):
+    """In which precision each matrix product is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.bits = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if re.search(r"mm|matmul", str(op)):
+            kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+            self.bits.append(tuple(kind.fp32_precision for kind in kinds))
+        return op(*args, **(kwargs or {}))
+
+
+class SmallMap(torch.nn.Module):
+    """Gives the same map for every window, to be enlarged in steps."""
+
+    def __init__(self, scores, *sizes):
+        super().__init__()
+        self.scores, self.sizes, self.bn = scores, sizes, torch.nn.BatchNorm2d(3)
+
+    def small_logits(self, images, aux):
+        self.bn(images)
+        size = tuple(images.shape[-2:])
+        return [(self.scores.expand(len(images), -1, -1, -1), [*self.sizes, size])]
+
+
+def test_sliding_windows_move_no_running_means():
+    model = SmallMap(torch.randn(1, 4, 4, 4))
+    slide_inference(model, torch.randn(2, 3, 40, 40) + 5, 16, 16)
+    assert model.training and model.bn.num_batches_tracked == 0 and not model.bn.running_mean.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("window", [None, 32])
+def test_a_network_in_other_bits_is_read_in_its_own(dtype, window):
+    """Images take the parameters' precision; in 16 bits the same classes nearly everywhere."""
+    model, image = SETR(small_config()), np.random.default_rng(0).integers(0, 256, (40, 56, 3))
+    image = image.astype(np.uint8)
+    wanted = setr_lib.predict(model, image, window=window, stride=window)
+    found = setr_lib.predict(model.to(dtype), image, window=window, stride=window)
+    assert (found == wanted).mean() > (0.999 if dtype == torch.float64 else 0.9)
+    data = Shapes("val", size=(32, 32))
+    data.lengths = {"val": 1}
+    assert setr_lib.evaluate(model, data, window=window, progress=False).sum() == 32 * 32
+    assert slide_inference(model, torch.randn(1, 3, 40, 56), 32, 32).dtype == max(
+        dtype, torch.float32, key=lambda kind: torch.finfo(kind).bits
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("plan", [Protocol(), PLANS[0], PLANS[1]])
+def test_scores_that_are_not_finite_are_no_classes(value, plan):
+    model = SETR(small_config())
+    with torch.no_grad():
+        model.head.classifier.bias[3] = value
+    image = np.zeros((40, 56, 3), np.uint8)
+    with pytest.raises(FloatingPointError, match=r"scores go from .*(nan|inf)"):
+        setr_lib.predict(model, image, protocol=plan)
+    data = Shapes("val", size=(32, 32))
+    with pytest.raises(FloatingPointError, match="no class can be read"):
+        setr_lib.evaluate(model, data, protocol=plan, progress=False)
+
+
+@pytest.mark.parametrize(
+    "give, words",
+    [
+        (lambda x: {"out": x}, "gives dict; expected scores"),
+        (lambda x: (x, x), "gives tuple; expected"),
+        (lambda x: x[0], r"gives \(3, 8, 8\); expected"),
+        (lambda x: x.repeat(2, 1, 1, 1), r"gives \(2, 3, 8, 8\); expected"),
+        (lambda x: x.repeat(1, 100, 1, 1), "has 300 classes; a uint8 map holds 256"),
+    ],
+)
+def test_what_is_no_map_of_scores_is_named(give, words):
+    model = torch.nn.Module()
+    model.forward = give
+    with pytest.raises(ValueError, match=words):
+        setr_lib.predict(model, np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((5, 0), np.uint8),
+        torch.zeros(3, 0, 5),
+        torch.zeros(3, 5, 0, dtype=torch.uint8),
+        Image.new("RGB", (0, 5)),
+    ],
+    ids=lambda image: type(image).__name__,
+)
+def test_an_image_without_pixels_is_named(image):
+    for window in (None, 32):
+        with pytest.raises(ValueError, match=r"(0x5|5x0)"):
+            setr_lib.predict(PixelModel(), image, window=window)
+    with pytest.raises(ValueError, match="image is 0x5"):
+        slide_inference(PixelModel(), torch.zeros(1, 3, 0, 5), 32, 32)
+
+
+def test_a_tensor_with_nan_is_no_image():
+    with pytest.raises(ValueError, match="nan"):
+        to_pixels(torch.full((3, 4, 4), math.nan))
+
+
+@pytest.mark.parametrize("turn", [np.fliplr, np.flipud, np.transpose, lambda a: a[::-2, ::-3]])
+@pytest.mark.parametrize("dtype", ["u1", ">u2", ">i8"])
+def test_mirrored_arrays_and_foreign_byte_orders_count_as_their_copies(turn, dtype):
+    rng = np.random.default_rng(0)
+    truth, guess = random_labels(rng, (12, 15), 5).astype(dtype), rng.integers(0, 5, (12, 15))
+    copies = turn(guess).copy(), turn(truth).astype(np.int64)
+    assert torch.equal(
+        confusion_matrix(turn(guess.astype(dtype)), turn(truth), 5), confusion_matrix(*copies, 5)
+    )
+    counts = confusion_matrix(*copies, 5).numpy()
+    assert scores(counts[::-1, ::-1]).miou == pytest.approx(scores(counts).miou)
+
+
+def test_a_mirrored_image_is_predicted_and_laid_over():
+    from setr_lib.plots import overlay
+
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    model = PixelModel()
+    label = setr_lib.predict(model, image[::-1, ::-1])
+    assert np.array_equal(label, setr_lib.predict(model, image[::-1, ::-1].copy()))
+    palette = [(k, 0, 9) for k in range(4)]
+    shown = overlay(image[:, ::-1], label[:, ::-1], palette)[:, ::-1]
+    assert np.array_equal(shown, overlay(image, label, palette))
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.3, 0.55, 1.0])
+def test_an_overlay_is_the_mean_of_colour_and_image(opacity):
+    from setr_lib.plots import colour, overlay
+
+    rng = np.random.default_rng(0)
+    image, label = (
+        rng.integers(0, 256, (30, 40, 3), dtype=np.uint8),
+        random_labels(rng, (30, 40), 5),
+    )
+    palette = [tuple(rng.integers(0, 256, 3).tolist()) for _ in range(5)]
+    mixed = (1 - opacity) * image.astype(np.float32) + opacity * colour(label, palette)
+    assert np.array_equal(overlay(image, label, palette, opacity), mixed.round().astype(np.uint8))
+    for wrong in (-1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=f"opacity is {wrong}"):
+            overlay(image, label, palette, wrong)
+
+
+def test_an_empty_data_set_has_no_score(monkeypatch):
+    monkeypatch.setattr(Shapes, "lengths", {"val": 0})
+    with pytest.raises(ValueError, match="shapes has no images"):
+        setr_lib.evaluate(PixelModel(), Shapes("val"), progress=False)
+
+
+def test_scores_have_a_name_each():
+    with pytest.raises(ValueError, match="2 names for the scores of 3"):
+        scores(torch.eye(3)).to_dict(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "gpu, peak",
+    [
+        ("NVIDIA L40", 181), ("NVIDIA L40S", 362), ("NVIDIA L4", 121), ("NVIDIA H100 NVL", 836),
+        ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H200 NVL", 836),
+        ("NVIDIA A100-SXM4-40GB", 312), ("Tesla V100-SXM2-16GB", 125), ("Tesla T4", 65),
+        ("NVIDIA GeForce RTX 4090", 165), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None), ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("NVIDIA RTX A1000", None),
+        ("NVIDIA GH200 480GB", None), ("NVIDIA H20", None), ("NVIDIA A10", None),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_known_by_whole_words(gpu, peak):
+    from setr_lib.costs import peak_tflops
+
+    assert peak_tflops(gpu, "bf16") == peak

@@ -33,9 +33,20 @@ def chapters() -> list[Path]:
     return sorted((ROOT / "book").glob("*.ipynb"))
 
 
+def repository() -> dict[str, str]:
+    """The repository's address, and the tag or branch that readers get; `_config.yml` has both."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+
+
 def address() -> str:
-    """The repository's address; `_config.yml` is where it stands."""
-    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    """The repository's address."""
+    return repository()["url"]
+
+
+def bootstrap() -> str:
+    """The cell that every chapter begins with."""
+    text = TEMPLATE.read_text().rstrip().replace("REPOSITORY_TAG", repository()["branch"])
+    return text.replace("REPOSITORY_URL", address())
 
 
 def execute(path: Path) -> None:
@@ -78,7 +89,7 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         if cell.cell_type != "code":
             continue
         if "bootstrap" in tags:
-            cell.source = TEMPLATE.read_text().rstrip().replace("REPOSITORY_URL", address())
+            cell.source = bootstrap()
         count += 1
         ran = cell.execution_count is not None
         cell.execution_count = count if ran else None
