@@ -22,6 +22,14 @@ def few(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
+def reason(error: BaseException) -> str:
+    """An error in one line; of one that comes from a DataLoader's worker, without its traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("Caught ") and ": " in lines[-1]:
+        return lines[-1].partition(": ")[2]
+    return lines[0]
+
+
 def say(text: str, file: TextIO | None = None) -> None:
     """A line on the standard output, or `file`, above any bar; letters it lacks are escaped.
 

@@ -164,9 +164,9 @@ class Recipe:
         return f"T-{sizes.get((c.width, c.depth, c.heads), f'{c.width}x{c.depth}').capitalize()}"
 
     def differences(self, other: "Recipe") -> list[str]:
-        """The facts that change numbers and differ, with this recipe's value ("there") and the other's.
+        """The facts in which this recipe ("there") and another ("here") differ, with both values.
 
-        The name, and where the numbers come from, are words about a recipe.
+        The name, and where the numbers come from, are words about a recipe and do not count.
         """
         mine, others = _flat(self), _flat(other)
         return [

@@ -81,7 +81,7 @@ def run_record(run: Any) -> dict[str, Any]:
         "seconds": round(run.seconds, 1),
         **run.surroundings,
         "sessions": run.sessions,
-        "images": {"train": len(run.data), recipe.evaluate_split: len(run.validation)},
+        "images": run.images,
         "evaluations": plain,
         "best": max(scored, key=lambda e: e["miou"], default=None),
         "last": evaluations[-1] if evaluations else None,

@@ -125,11 +125,11 @@ def test_processes_see_together_what_one_would_see(recipe):
     recipe = dataclasses.replace(recipe, batch=6, micro_batch=1)
     job = Run(recipe, None, "data", CPU, False)
     job.step = 2
-    whole = [images for images, _ in job.loader(4)]
+    whole = [images for images, *_ in job.loader(4)]
     job.team.size, job.accumulate = 3, 2
     shares = []
     for job.team.rank in range(3):
-        shares.append([images for images, _ in job.loader(4)])
+        shares.append([images for images, *_ in job.loader(4)])
     for step in range(2):
         wanted = torch.cat(whole[6 * step : 6 * step + 6])
         seen = [shares[rank][2 * step + part] for part in range(2) for rank in range(3)]

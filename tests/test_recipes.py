@@ -142,9 +142,9 @@ def test_recipes_of_the_contract_exist():
 @pytest.mark.parametrize(
     "facts",
     [
-        *({fact: v} for fact in ("rate", "head_factor") for v in (0, -1, 1e300, math.inf, math.nan)),
-        *({fact: v} for fact in ("floor", "weight_decay", "power") for v in (-1, math.nan, "1")),
-        *({fact: -1} for fact in ("seed", "warmup", "batch", "micro_batch", "schedule")),
+        *({f: v} for f in ("rate", "head_factor") for v in (0, -1, 1e300, math.inf, math.nan)),
+        *({f: v} for f in ("floor", "weight_decay", "power") for v in (-1, math.nan, "1")),
+        *({f: -1} for f in ("seed", "warmup", "batch", "micro_batch", "schedule")),
         {"seed": 2**64}, {"seed": 0.5}, {"batch": 2.0}, {"batch": True}, {"batch": None},
         {"evaluate_every": 0}, {"rate": None},
     ],
