@@ -286,12 +286,12 @@ class Run:
 
     def leave_out(self, left_out: dict[str, str]) -> None:
         """Say once for each pair that it is left out, and keep that in the record."""
-        known = self.sessions[-1].get("left_out", {})
-        for file, wrong in left_out.items():
-            if file not in known:
-                say(f"left out of training: {wrong}", sys.stderr)
-        if left_out:
-            known = self.sessions[-1]["left_out"] = {**known, **left_out}
+        if not left_out:
+            return
+        known = self.sessions[-1].setdefault("left_out", {})
+        for file in left_out.keys() - known.keys():
+            say(f"left out of training: {left_out[file]}", sys.stderr)
+        known |= left_out
         if len(known) > most_left_out(len(self.data)):
             raise ValueError(too_many(known, len(self.data)))
 
