@@ -80,7 +80,7 @@ def test_a_data_set_of_no_pairs_is_refused_before_the_first_step(
 ):
     length = Folder.__len__
     monkeypatch.setattr(Folder, "__len__", lambda d: 0 if d.split == split else length(d))
-    with pytest.raises(ValueError, match=f"{split} holds no pair"):
+    with pytest.raises(ValueError, match=f"{split} .*no pair"):
         train_small(folder_recipe(folder), tmp_path / "run")
 
 
