@@ -367,7 +367,7 @@ class Run:
             self.doubted = True
             self.say(
                 f"step {self.step}: the loss is exactly 0, so no pixel counted in the last steps. "
-                "Are all labels 255, which is ignored?"
+                "Are all labels 255, which is ignored, or is there one class only?"
             )
         self.counted = False
 
