@@ -94,7 +94,8 @@ def own_accelerate() -> Iterator[None]:
 @contextmanager
 def patience(seconds: float = 10.0) -> Iterator[None]:
     """Say for whom this process waits, if the others of a launcher take long to come."""
-    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "RANK", "LOCAL_RANK")
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+    names = (*sizes, "RANK", "LOCAL_RANK")
     found = {name: os.environ[name] for name in names if os.environ.get(name)}
     where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     text = (
@@ -104,7 +105,7 @@ def patience(seconds: float = 10.0) -> Iterator[None]:
     )  # fmt: skip
     timer = threading.Timer(seconds, say, (text, sys.stderr))
     timer.daemon = True
-    if found:
+    if any(found.get(name, "1") != "1" for name in sizes):
         timer.start()
     try:
         yield
