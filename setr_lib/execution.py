@@ -4,6 +4,7 @@ Processes, mixed precision and the loss scale of 16-bit floats are Hugging Face 
 """
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .errors import say
 from .model import SETRConfig
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
@@ -32,8 +35,8 @@ class Execution:
     Args:
         precision: `"fp32"`; `"bf16"` or `"fp16"`: the network in 16 bits where that is safe, by
             autocast. Weights and loss stay in 32. fp16 needs a GPU, and scales the loss.
-        device: `"cpu"`, `"cuda"` or another of torch's; None: a GPU if there is one. Of several
-            GPUs, CUDA_VISIBLE_DEVICES chooses.
+        device: `"cpu"`, `"cuda"` or another of torch's; None: a GPU if there is one. Of several,
+            `"cuda:1"` is the second; several processes have one each, and take `"cuda"`.
         workers: processes that prepare the crops; 0: the training process itself.
         activation_checkpointing: keep only the input of every transformer block and compute the
             block again in the backward pass: less memory, a third more arithmetic, one gradient.
@@ -49,16 +52,65 @@ class Execution:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "device", self.device or default_device())
+        object.__setattr__(self, "device", str(self.device or default_device()))
+        try:
+            torch.device(str(self.device))
+        except RuntimeError as error:
+            raise ValueError(f"device is {self.device!r}, which torch does not know") from error
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; choose {', '.join(PRECISIONS)}")
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("precision is 'fp16' on a CPU, which has no loss scale; choose 'bf16'")
+        if not isinstance(self.workers, int) or self.workers < 0:
+            raise ValueError(
+                f"workers is {self.workers!r}; it must be a whole number from 0 (workers=..., on "
+                "the command line --workers)"
+            )
 
 
 def default_device() -> str:
-    """The GPU if torch sees one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The GPU if torch sees one, of whatever make: `"cuda"`, `"mps"`, `"xpu"`."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found else "cpu"
+
+
+@contextmanager
+def own_accelerate() -> Iterator[None]:
+    """Let a run have Accelerate's state for itself, and give back what was there.
+
+    Accelerate keeps one state per process. An earlier run, or the caller's own Accelerator, may
+    have made another one than this run needs, and must find it as it was.
+    """
+    kinds = (PartialState, AcceleratorState, GradientState)
+    before = [dict(kind._shared_state) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, before):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)
+
+
+@contextmanager
+def patience(seconds: float = 10.0) -> Iterator[None]:
+    """Say for whom this process waits, if the others of a launcher take long to come."""
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+    names = (*sizes, "RANK", "LOCAL_RANK")
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    text = (
+        "still waiting for other processes to come to " + where + ", as the environment says: "
+        + ", ".join(f"{name}={value}" for name, value in found.items())
+        + ". If nobody started others (schedulers leave such variables behind), unset them"
+    )  # fmt: skip
+    timer = threading.Timer(seconds, say, (text, sys.stderr))
+    timer.daemon = True
+    if any(found.get(name, "1") != "1" for name in sizes):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Team:
@@ -71,26 +123,40 @@ class Team:
     """
 
     def __init__(self, execution: Execution, find_unused: bool = False) -> None:
-        # Accelerate keeps one state per process; an earlier run here may have used another one.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(
-            cpu=execution.device == "cpu",
-            mixed_precision=PRECISIONS[execution.precision],
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    find_unused_parameters=find_unused, gradient_as_bucket_view=True
-                )
-            ],
-        )
-        self.size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        AcceleratorState._reset_state(reset_partial_state=True)  # see `own_accelerate`
+        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+            if os.environ.get(name) == "":  # set, and yet not
+                del os.environ[name]
+        device = torch.device(str(execution.device))
+        with patience():
+            self.accelerator = Accelerator(
+                cpu=device.type == "cpu",
+                mixed_precision=PRECISIONS[execution.precision],
+                # Said here, as Accelerate would else read it from the environment. The loop
+                # accumulates by itself; `backward` divides by this.
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(
+                        find_unused_parameters=find_unused, gradient_as_bucket_view=True
+                    )
+                ],
+            )
+            self.size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+            # Small numbers go from host to host, so that no GPU is waited for.
+            self.hosts: Any = dist.new_group(backend="gloo") if self.size > 1 else None
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
-        if self.device.type != execution.device:
+        if device.index is not None and self.size == 1 and device.index < device_count(device.type):
+            self.device = device
+        elif self.device.type != device.type or device.index is not None:
             raise ValueError(
                 f"device is {execution.device!r}, torch offers {self.device.type!r} here; choose "
                 "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
             )
-        # Small numbers go from host to host, so that no GPU is waited for.
-        self.hosts: Any = dist.new_group(backend="gloo") if self.size > 1 else None
+        if self.size > 1 and execution.compile and execution.activation_checkpointing:
+            raise ValueError(
+                "compile and activation_checkpointing do not go together in several processes: "
+                "torch may refuse to share the gradients of such a network; leave one of them out"
+            )
 
     def total(self, *numbers: int) -> list[int]:
         """The sum of each number over the processes."""
@@ -113,10 +179,10 @@ class Team:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def leave(self) -> None:
-        """Wait for the others, then forget Accelerate's state, so that another run can start."""
-        self.accelerator.wait_for_everyone()
-        AcceleratorState._reset_state(reset_partial_state=True)
+
+def device_count(kind: str) -> int:
+    """How many devices of a kind torch sees; 0 of those that have no numbers."""
+    return getattr(getattr(torch, kind, None), "device_count", int)()
 
 
 def prepare_network(model: Any, execution: Execution, team: Team) -> Any:
@@ -155,16 +221,22 @@ def has_unread_parameters(config: Any) -> bool:
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of torch's random numbers in this process."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(*_index(device))
     return states
 
 
 def set_rng_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
     """The way back; a state from another kind of device is passed over."""
     torch.set_rng_state(states["cpu"].cpu())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    if device.type != "cpu" and device.type in states:
+        module = torch.get_device_module(device)
+        module.set_rng_state(states[device.type].cpu(), *_index(device))
+
+
+def _index(device: torch.device) -> list[torch.device]:
+    """Which device's random numbers are meant: Apple has one, and its functions take none."""
+    return [] if device.type == "mps" else [device]
 
 
 class StopRequests:

@@ -3,38 +3,75 @@
 import hashlib
 import json
 import os
-import tempfile
+import platform
+import secrets
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # a folder may be shared between machines
+OPEN: set[Path] = set()  # temporaries of this process
+SWEPT: set[Path] = set()  # folders in which this process has looked for those of dead ones
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it there when the block ends well.
 
-    If the block raises, or the process dies, `path` is what it was before.
+    If the block raises, or the process dies, `path` is what it was before. A file that is there
+    keeps its mode, and a symbolic link goes on pointing to it.
+
+    Raises:
+        OSError: if it cannot be written; the error has the name of `path`, not the temporary's.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    path = Path(os.path.realpath(path))
+    owner = f"part-{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+    # The ending stays, as libraries choose the format by it; names have at most 255 bytes.
+    temporary = path.with_name(f".{path.name[:40]}.{owner}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = path.stat().st_mode if path.exists() else None
+        clear_dead(path.parent)
+        OPEN.add(temporary)
+        temporary.touch(0o666 if mode is None else 0o600, exist_ok=False)  # less the umask
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows synchronises only what may be written
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+        if mode is not None:
+            with suppress(OSError):  # some mounts know no modes; that is no reason to lose the file
+                temporary.chmod(mode & 0o7777)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        OPEN.discard(temporary)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def clear_dead(folder: Path) -> None:
+    """Delete the temporaries that dead processes of this machine have left in a folder.
+
+    A process looks once in each folder.
+    """
+    if folder in SWEPT:
+        return
+    SWEPT.add(folder)
+    for temporary in folder.glob(f".*.part-{HOST}-*-*"):
+        pid = temporary.name.rpartition(f".part-{HOST}-")[2].partition("-")[0]
+        mine = pid == str(os.getpid())  # of a dead process, too, where numbers are given again
+        if pid.isdigit() and (temporary not in OPEN if mine else not psutil.pid_exists(int(pid))):
+            temporary.unlink(missing_ok=True)
 
 
 def clear_leftovers(path: Path) -> None:
-    """Delete the temporaries that killed processes have left beside `path`."""
+    """Delete every temporary beside `path`. Only for who knows that nobody is writing it."""
     for temporary in path.parent.glob(f".{path.name}.*{path.suffix}"):
         temporary.unlink(missing_ok=True)
 
@@ -42,15 +79,25 @@ def clear_leftovers(path: Path) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON; a file that is none is named in the error."""
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(text: str | bytes, source: object) -> Any:
+    """The value of a JSON text; where it is none, `source` is named.
+
+    Raises:
+        ValueError: if it is no JSON, no UTF-8, or nested too deeply.
+    """
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not readable as JSON ({error})") from error
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not readable as JSON ({error})") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -67,10 +67,6 @@ class Progress:
         for name, value in values.items() if self.board else ():
             self.board.add_scalar(name, value, step)
 
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        self.bar.write(text)
-
     def close(self) -> None:
         """Leave the bar as it is and the files complete."""
         self.bar.close()

@@ -8,6 +8,8 @@ The recipes of the paper are rows of the tables at the end of this file. The aut
 import dataclasses
 import hashlib
 import json
+import math
+import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,10 +98,32 @@ class Recipe:
             if getattr(self, name) not in words:
                 choice = " or ".join(map(repr, words))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose {choice}")
-        for name in ("batch", "schedule", "evaluate_every", "micro_batch"):
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name, (kind, least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if name == "micro_batch" and value is None:
+                continue
+            if not (_is(kind, value) and least <= value <= most):
+                what = "a whole number" if kind is int else "a number"
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"{name} is {value!r}; it must be {what} from {least:g} to {most:g} "
+                    f"({name}=..., on the command line {flag})"
+                )
+        for name in ("crop", "scale", "window", "stride", "ratios"):
+            pair, kind = getattr(self, name), float if name == "ratios" else int
+            if name in ("window", "stride") and pair is None:
+                continue
+            if not _is_pair(pair, kind):
+                what = "numbers" if name == "ratios" else "whole numbers"
+                raise ValueError(f"{name} is {pair!r}; it must be two {what} above 0")
+        if self.ratios[0] > self.ratios[1]:
+            raise ValueError(f"ratios is {self.ratios}; the smaller one comes first")
+        for name in ("name", "dataset", "evaluate_split"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a name")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -107,12 +131,21 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The way back from JSON; facts that an older file does not have get their defaults."""
-        facts: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        facts["config"] = config_from_dict(values["config"])
-        return cls(**facts)
+        """The way back from JSON; facts that an older file does not have get their defaults.
+
+        Raises:
+            ValueError: if these are no facts of a recipe, or some that this version does not know.
+        """
+        try:
+            facts: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            }
+            facts["config"] = config_from_dict(values["config"])
+            return cls(**facts)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"these are no facts of a recipe that is known here: {error}"
+            ) from error
 
     @property
     def protocol(self) -> Protocol:
@@ -132,9 +165,51 @@ class Recipe:
         sizes = {shape: name for name, shape in SIZES.items()}
         return f"T-{sizes.get((c.width, c.depth, c.heads), f'{c.width}x{c.depth}').capitalize()}"
 
+    def differences(self, other: "Recipe") -> list[str]:
+        """The facts in which this recipe ("there") and another ("here") differ, with both values.
+
+        The name, and where the numbers come from, are words about a recipe and do not count.
+        """
+        mine, others = _flat(self), _flat(other)
+        return [
+            f"{fact} is {mine.get(fact)!r} there and {others.get(fact)!r} here"
+            for fact in {**mine, **others}
+            if mine.get(fact) != others.get(fact) and fact not in ("name", "source")
+        ]
+
     def hash(self) -> str:
         """Twelve letters that change with any fact of the recipe."""
         return facts_hash(self.to_dict())
+
+
+# What a number may be; the rates stay far within float32, also when they are multiplied.
+BOUNDS: dict[str, tuple[type, float, float]] = {
+    "batch": (int, 1, 1e9), "micro_batch": (int, 1, 1e9), "schedule": (int, 1, 1e12),
+    "evaluate_every": (int, 1, 1e12), "warmup": (int, 0, 1e12), "seed": (int, 0, 2**63 - 1),
+    "rate": (float, 1e-12, 1e6), "head_factor": (float, 1e-12, 1e6), "floor": (float, 0, 1e6),
+    "power": (float, 0, 1e3), "weight_decay": (float, 0, 1e6),
+}  # fmt: skip
+
+
+def _is(kind: type, value: Any) -> bool:
+    """Whether this is a number of that kind: True is none, and 1 is a float too."""
+    wanted = numbers.Integral if kind is int else numbers.Real
+    return isinstance(value, wanted) and not isinstance(value, bool)
+
+
+def _is_pair(pair: Any, kind: type) -> bool:
+    return (
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and all(_is(kind, side) and 0 < side < math.inf for side in pair)
+    )
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Every fact by its name, those of the network as `config.width`."""
+    facts = recipe.to_dict()
+    network = facts.pop("config")
+    return {**facts, **{f"config.{name}": value for name, value in network.items()}}
 
 
 def facts_hash(facts: dict[str, Any]) -> str:

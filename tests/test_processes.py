@@ -125,11 +125,11 @@ def test_processes_see_together_what_one_would_see(recipe):
     recipe = dataclasses.replace(recipe, batch=6, micro_batch=1)
     job = Run(recipe, None, "data", CPU, False)
     job.step = 2
-    whole = [images for images, _ in job.loader(4)]
+    whole = [images for images, *_ in job.loader(4)]
     job.team.size, job.accumulate = 3, 2
     shares = []
     for job.team.rank in range(3):
-        shares.append([images for images, _ in job.loader(4)])
+        shares.append([images for images, *_ in job.loader(4)])
     for step in range(2):
         wanted = torch.cat(whole[6 * step : 6 * step + 6])
         seen = [shares[rank][2 * step + part] for part in range(2) for rank in range(3)]
@@ -224,6 +224,140 @@ def test_switches_that_cannot_be_are_explained(recipe):
     fcn = dataclasses.replace(recipe, config=FCNConfig(50, 8))
     with pytest.raises(ValueError, match="FCN has no transformer blocks"):
         Run(fcn, None, "data", Execution(device="cpu", activation_checkpointing=True), False)
+
+
+@pytest.mark.parametrize(
+    "facts, words",
+    [
+        ({"workers": -2}, "workers is -2.*--workers"),
+        ({"workers": 1.5}, "workers is 1.5"),
+        ({"device": "gpu"}, "device is 'gpu', which torch does not know"),
+    ],
+)
+def test_switches_are_checked_when_they_are_made(facts, words):
+    with pytest.raises(ValueError, match=words):
+        Execution(**facts)
+
+
+def test_nothing_in_the_environment_changes_a_step(recipe, batch, monkeypatch):
+    """Accelerate reads what its own launcher, or another program's shell, has left there."""
+    one = gradients(dataclasses.replace(recipe, optimiser="sgd"), *batch)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    monkeypatch.setenv("RANK", "")
+    two = gradients(dataclasses.replace(recipe, optimiser="sgd"), *batch)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_callers_own_accelerator_lives_on(tmp_path, recipe):
+    """With its precision and its accumulation, as if no run had been."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    mine = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=3)
+    train(recipe, tmp_path, steps=1, progress=False, execution=CPU)
+    assert mine.mixed_precision == "bf16" and mine.gradient_accumulation_steps == 3
+    layer = mine.prepare(nn.Linear(2, 2))
+    mine.backward(layer(torch.ones(1, 2)).sum())
+    assert layer.weight.grad is not None and mine.device.type == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_who_waits_for_other_processes_says_so(capsys, monkeypatch):
+    """After a while, with what the environment says; not where nobody is to come."""
+    import time
+
+    from setr_lib.execution import patience
+
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with patience(0.01):
+        time.sleep(0.1)
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "node7")
+    with patience(60):
+        pass
+    with patience(0.01):
+        time.sleep(0.3)
+    said = capsys.readouterr().err
+    assert said.count("waiting") == 1 and "WORLD_SIZE=2" in said and "node7" in said
+
+
+@pytest.mark.parametrize("kind", ["mps", "cuda", "xpu"])
+def test_the_gpu_is_the_default_whoever_made_it(monkeypatch, kind):
+    from setr_lib.execution import default_device
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device(kind))
+    assert Execution().device == default_device() == kind
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert Execution().device == "cpu"
+
+
+@pytest.mark.parametrize("device, index", [("mps", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_random_numbers_of_a_gpu_are_kept(monkeypatch, device, index):
+    """Apple's functions take no device, the others do."""
+    from setr_lib.execution import rng_state, set_rng_state
+
+    device, kept = torch.device(device), torch.arange(3)
+    calls = []
+    module = torch.get_device_module(device)
+    monkeypatch.setattr(module, "get_rng_state", lambda *a: calls.append(a) or kept)
+    monkeypatch.setattr(module, "set_rng_state", lambda *a: calls.append(a))
+    state = rng_state(device)
+    assert torch.equal(state[device.type], kept) and "cpu" in state
+    set_rng_state(state, device)
+    assert calls[0] == tuple(index) and calls[1][1:] == tuple(index)
+    set_rng_state({"cpu": state["cpu"]}, device)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("kind, early", [("cuda", True), ("mps", False), ("xpu", False)])
+def test_crops_are_copied_ahead_on_cuda_only(recipe, batch, monkeypatch, kind, early):
+    """Elsewhere a copy out of ordinary memory may still be going on when it is read."""
+    job = Run(recipe, None, "data", CPU, False)
+    seen, to = [], torch.Tensor.to
+
+    def record(tensor, *where, non_blocking=None, **how):
+        if non_blocking is None:
+            return to(tensor, *where, **how)
+        seen.append(non_blocking)
+        return tensor
+
+    job.device = torch.device(kind)
+    monkeypatch.setattr(torch.Tensor, "to", record)
+    job.train_step([batch])
+    assert seen == [early, early]
+
+
+def test_one_of_several_gpus_may_be_named(recipe, monkeypatch):
+    """`cuda:1` of one process; several processes have one each."""
+    from setr_lib import execution
+    from setr_lib.execution import Team
+
+    class Fake:
+        num_processes, process_index, is_main_process = 1, 0, True
+        device = torch.device("cuda")
+
+        def __init__(self, **_):
+            pass
+
+    monkeypatch.setattr(execution, "Accelerator", Fake)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Team(Execution(device="cuda:1")).device == torch.device("cuda:1")
+    assert Team(Execution(device="cuda")).device == torch.device("cuda")
+    with pytest.raises(ValueError, match="device is 'cuda:2', torch offers"):
+        Team(Execution(device="cuda:2"))
+    monkeypatch.setattr(Fake, "num_processes", 2)
+    monkeypatch.setattr(execution.dist, "new_group", lambda **_: None)
+    with pytest.raises(ValueError, match="device is 'cuda:1'"):
+        Team(Execution(device="cuda:1"))
+    with pytest.raises(ValueError, match="compile and activation_checkpointing"):
+        Team(Execution(device="cuda", compile=True, activation_checkpointing=True))
 
 
 @pytest.mark.gpu

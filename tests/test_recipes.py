@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -136,3 +137,73 @@ def test_recipes_of_the_contract_exist():
                 recipe = get_recipe(f"{data}_{decoder}_{size}")
                 assert recipe.dataset == data and recipe.config.decoder == decoder
     assert len({get_recipe(name).hash() for name in list_recipes()}) == len(list_recipes())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        *({f: v} for f in ("rate", "head_factor") for v in (0, -1, 1e300, math.inf, math.nan)),
+        *({f: v} for f in ("floor", "weight_decay", "power") for v in (-1, math.nan, "1")),
+        *({f: -1} for f in ("seed", "warmup", "batch", "micro_batch", "schedule")),
+        {"seed": 2**64}, {"seed": 0.5}, {"batch": 2.0}, {"batch": True}, {"batch": None},
+        {"evaluate_every": 0}, {"rate": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_have_bounds_and_the_message_has_fact_value_and_flag(facts):
+    """Before anything is made of them: a rate of 0 trains nothing, in silence."""
+    ((fact, value),) = facts.items()
+    with pytest.raises(ValueError) as raised:
+        get_recipe("camvid_pup_tiny", **facts)
+    said = str(raised.value)
+    assert said.startswith(f"{fact} is {value!r}; it must be ")
+    assert f"{fact}=" in said and f"--{fact.replace('_', '-')}" in said
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"crop": 32}, {"crop": (32, 0)}, {"crop": (32.5, 32)}, {"scale": (1, 2, 3)},
+        {"window": (-1, 5)}, {"ratios": (2.0, 0.5)}, {"ratios": (0, 1)}, {"ratios": (1, math.inf)},
+        {"dataset": [1, 2]}, {"evaluate_split": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_facts_of_the_wrong_kind_are_named(facts):
+    (fact,) = facts
+    with pytest.raises(ValueError, match=f"^{fact} is "):
+        get_recipe("camvid_pup_tiny", **facts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: None,
+        lambda facts: [1],
+        lambda facts: "x",
+        lambda facts: {},
+        lambda facts: {**facts, "config": None},
+        lambda facts: {**facts, "config": {"decoder": "naive", "with": 3}},
+        lambda facts: {**facts, "fact_of_tomorrow": 1},
+        lambda facts: {name: value for name, value in facts.items() if name != "crop"},
+        lambda facts: {**facts, "optimiser": 5},
+        lambda facts: {**facts, "rate": "fast"},
+    ],
+)
+def test_what_is_no_recipe_is_an_error_that_can_be_explained(change):
+    """Files are not to be believed: no TypeError, KeyError or AttributeError comes out."""
+    with pytest.raises(ValueError):
+        Recipe.from_dict(change(get_recipe("camvid_pup_tiny").to_dict()))
+
+
+def test_two_recipes_differ_in_facts_and_not_in_words():
+    """Facts of the network are named as `config.x`; a fact of one network only, too."""
+    one = get_recipe("camvid_naive_tiny")
+    assert not one.differences(replace(dataclasses.replace(one, name="mine"), source="paper"))
+    wider = dataclasses.replace(one.config, width=384)
+    assert one.differences(replace(one, rate=0.5, config=wider)) == [
+        "rate is 0.001 there and 0.5 here",
+        "config.width is 192 there and 384 here",
+    ]
+    fcn = replace(one, config=FCNConfig(50, 11))
+    assert "config.heads is 3 there and None here" in one.differences(fcn)

@@ -15,11 +15,14 @@ import psutil
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import small_config
+from own_folder import folder_recipe, make_folder
 
 from setr_lib import SETR, load_checkpoint, train, training
 from setr_lib.execution import Execution
 from setr_lib.states import has_state, load_state, save_state
 from setr_lib.training import Run
+from setr_lib.weights import save_checkpoint
 
 
 def run(recipe, out, workers=0, **options):
@@ -49,10 +52,40 @@ def files_of(out):
     return {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "record.json"}
 
 
+STATE = {  # the least that a state must hold
+    "recipe": {}, "step": 0, "seconds": 0.0, "started": "", "sessions": [], "evaluations": [],
+    "log": [], "model": {}, "optimiser": {}, "scaler": None, "rng": [{"cpu": torch.zeros(1)}],
+}  # fmt: skip
+
+
 def in_a_process(function, *arguments):
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    """However this platform starts processes: what is called has a name and plain arguments."""
+    process = multiprocessing.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+def restless(recipe, out):
+    """Train, or go on, and save in every step."""
+    training.SAVE_SECONDS, training.SAVE_SHARE = -1.0, math.inf
+    run(recipe, out, resume=has_state(out / "state"))
+
+
+def starved(most, said, function, *arguments):
+    """Call it where files of more than so many bytes cannot be written; keep what is said."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    try:
+        function(*arguments)
+    except OSError as error:
+        said.write_text(str(error))
+
+
+def go_on(recipe, out):
+    run(recipe, out, resume=True)
+
+
+def save(file, config):
+    save_checkpoint(SETR(config), file)
 
 
 @pytest.mark.parametrize("optimiser, workers", [("adamw", 0), ("sgd", 2)])
@@ -83,7 +116,7 @@ def test_an_interrupted_run_loses_nothing(tmp_path, small_recipe, asked_by, caps
     record = json.loads((tmp_path / "two" / "record.json").read_text())
     assert record["step"] == 4 and not record["finished"]
     assert "Stopped after step 4 of 12" in said.out + said.err
-    assert f"--out {tmp_path / 'two'} --resume" in said.out + said.err
+    assert f"{tmp_path / 'two'}; go on with the same call and resume=True" in said.out + said.err
     run(small_recipe, tmp_path / "one")
     run(small_recipe, tmp_path / "two", resume=True)
     assert_equal_weights(tmp_path / "one", tmp_path / "two")
@@ -105,7 +138,7 @@ def test_a_run_is_not_overwritten(tmp_path, small_recipe):
     before = (tmp_path / "last.safetensors").read_bytes()
     with pytest.raises(FileExistsError, match="holds a run already; go on with"):
         run(small_recipe, tmp_path, steps=2)
-    with pytest.raises(ValueError, match=f"was trained by the recipe {small_recipe.hash()}"):
+    with pytest.raises(ValueError, match="seed is 0 there and 3 here"):
         run(small_recipe, tmp_path, resume=True, seed=3)
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
@@ -163,19 +196,22 @@ def test_a_stop_during_an_evaluation_is_answered_at_once(tmp_path, small_recipe,
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 
 
-def test_killed_at_random_moments(tmp_path, small_recipe, monkeypatch):
+def test_killed_at_random_moments(tmp_path):
     """Three times SIGKILL, resumed each time, while every step is saved: the same run.
 
-    `tools/kill_test.py` does the same thirty times.
+    `tools.kill_test` does the same thirty times.
     """
-    recipe = dataclasses.replace(small_recipe, schedule=30, evaluate_every=10)
+    folder = make_folder(tmp_path / "data", {"train": 12, "val": 3})
+    recipe = folder_recipe(folder, schedule=30, evaluate_every=10)
     one, two = tmp_path / "one", tmp_path / "two"
     run(recipe, one)
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(training, "SAVE_SHARE", math.inf)
+    lock = two / "state" / "lock"
     for _ in range(3):
-        process = in_a_process(lambda: run(recipe, two, resume=has_state(two / "state")))
-        time.sleep(random.uniform(0.05, 0.35))
+        before = lock.stat().st_mtime_ns if lock.exists() else 0
+        process = in_a_process(restless, recipe, two)
+        while process.is_alive() and (lock.stat().st_mtime_ns if lock.exists() else 0) == before:
+            time.sleep(0.01)  # until it has begun
+        time.sleep(random.uniform(0.0, 0.3))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -185,10 +221,11 @@ def test_killed_at_random_moments(tmp_path, small_recipe, monkeypatch):
     assert not [p for p in two.rglob(".*")], "temporaries of killed processes are cleared away"
 
 
-def test_workers_end_with_a_run_that_is_killed(tmp_path, small_recipe):
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
     """torch alone leaves one behind if it was killed while a crop was on its way."""
-    recipe = dataclasses.replace(small_recipe, schedule=10_000, evaluate_every=10_000)
-    process = in_a_process(lambda: run(recipe, tmp_path, workers=2))
+    folder = make_folder(tmp_path / "data")
+    recipe = folder_recipe(folder, schedule=10_000, evaluate_every=10_000)
+    process = in_a_process(run, recipe, tmp_path / "run", 2)
     workers = []
     while len(workers) < 2:
         time.sleep(0.1)
@@ -227,12 +264,12 @@ def test_a_damaged_state_never_replaces_the_good_one(tmp_path):
     from setr_lib.states import retire_damaged
 
     for step in (1, 2):
-        save_state(tmp_path, {"step": step})
+        save_state(tmp_path, {**STATE, "step": step})
     (tmp_path / "last.pt").write_bytes(b"nothing")
     state, notice = load_state(tmp_path)
     assert state["step"] == 1 and "last.pt is damaged" in notice
     retire_damaged(tmp_path)
-    save_state(tmp_path, {"step": 3})
+    save_state(tmp_path, {**STATE, "step": 3})
     os.remove(tmp_path / "last.pt")
     assert load_state(tmp_path)[0]["step"] == 1
 
@@ -248,45 +285,27 @@ def test_code_in_a_state_is_never_run(tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
-def test_a_full_disk_loses_nothing(tmp_path, small_recipe):
+def test_a_full_disk_loses_nothing(tmp_path):
     """A process that may write files of 100 kB only cannot save; what was there stays."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    run(small_recipe, one)
-    run(small_recipe, two, steps=6)
+    recipe = folder_recipe(make_folder(tmp_path / "data"))
+    one, two, said = tmp_path / "one", tmp_path / "two", tmp_path / "said"
+    run(recipe, one)
+    run(recipe, two, steps=6)
     before = files_of(two)
-
-    def starved():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-        try:
-            run(small_recipe, two, resume=True)
-        except OSError as error:
-            (tmp_path / "said").write_text(str(error))
-
-    in_a_process(starved).join()
-    said = (tmp_path / "said").read_text()
-    assert "last.pt could not be written" in said and "Make room" in said
+    in_a_process(starved, 100_000, said, go_on, recipe, two).join()
+    assert "last.pt could not be written" in said.read_text() and "Make room" in said.read_text()
     assert files_of(two) == before
-    run(small_recipe, two, resume=True)
+    run(recipe, two, resume=True)
     assert_equal_weights(one, two)
 
 
-def test_a_full_disk_keeps_the_weights_of_before(tmp_path, small_recipe):
+def test_a_full_disk_keeps_the_weights_of_before(tmp_path):
     """The same for best.safetensors and last.safetensors."""
-    from setr_lib.weights import save_checkpoint
-
-    file = tmp_path / "last.safetensors"
-    save_checkpoint(SETR(small_recipe.config), file)
+    file, said = tmp_path / "last.safetensors", tmp_path / "said"
+    save(file, small_config())
     before = file.read_bytes()
-
-    def starved():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-        try:
-            save_checkpoint(SETR(small_recipe.config), file)
-        except OSError as error:
-            (tmp_path / "said").write_text(str(error))
-
-    in_a_process(starved).join()
-    assert "could not be written" in (tmp_path / "said").read_text()
+    in_a_process(starved, 20_000, said, save, file, small_config()).join()
+    assert "could not be written" in said.read_text()
     assert file.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 

@@ -65,7 +65,8 @@ def main() -> None:
     }
     write_json(options.record / "record.json", {**facts, **where})
     with whole_file(options.record / "log.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def facts_of(network: SETR, images: Any, label: Any, grid: Any) -> dict[str, Any]:

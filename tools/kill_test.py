@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it each time, and compare it with one that was left alone.
 
-python tools/kill_test.py --kills 30 [--seed 0] [--folder FOLDER]
+    python -m tools.kill_test --kills 30 [--seed 0] [--folder FOLDER]
 
 A small network on made-up scenes, two processes that prepare crops, a saving every 0.2 seconds and
 an evaluation every 40 steps. Ends with 1 if a single bit differs.
@@ -8,7 +8,6 @@ an evaluation every 40 steps. Ends with 1 if a single bit differs.
 
 import argparse
 import dataclasses
-import json
 import multiprocessing
 import random
 import signal
@@ -16,20 +15,25 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from setr_lib import load_checkpoint, train, training  # noqa: E402
-from setr_lib.datasets import Shapes  # noqa: E402
-from setr_lib.execution import Execution  # noqa: E402
-from setr_lib.model import SETRConfig  # noqa: E402
-from setr_lib.recipes import Recipe, get_recipe  # noqa: E402
-from setr_lib.states import has_state  # noqa: E402
+from setr_lib import load_checkpoint, load_record, train, training
+from setr_lib.datasets import Shapes
+from setr_lib.execution import Execution
+from setr_lib.model import SETRConfig
+from setr_lib.recipes import Recipe, get_recipe
+from setr_lib.records import load_log
+from setr_lib.states import has_state
 
 LONGEST = 2.5  # seconds that a process may live
+
+
+class FewShapes(Shapes):
+    """So few scenes that a run goes through epochs."""
+
+    lengths = MappingProxyType({"train": 100, "val": 6, "test": 6})
 
 
 def recipe(steps: int) -> Recipe:
@@ -48,12 +52,13 @@ def one_life(steps: int, out: Path) -> None:
     """Train until the end, or until somebody kills this process."""
     torch.set_num_threads(1)
     training.SAVE_SECONDS, training.SAVE_SHARE = 0.2, 1.0
+    training.load_dataset = lambda _, split, *__: FewShapes(split)
     execution = Execution(device="cpu", workers=2)
     train(recipe(steps), out, has_state(out / "state"), execution=execution, progress=False)
 
 
 def start(steps: int, out: Path) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=one_life, args=(steps, out))
+    process = multiprocessing.Process(target=one_life, args=(steps, out))
     process.start()
     return process
 
@@ -66,15 +71,10 @@ def same(one: Path, two: Path) -> bool:
         )
         if not all(torch.equal(first[key], second[key]) for key in first):
             return False
-    logs = [
-        [(line["step"], line["loss"]) for line in map(json.loads, (out / "log.jsonl").open())]
-        for out in (one, two)
-    ]
+    logs = [[(line["step"], line["loss"]) for line in load_log(out)] for out in (one, two)]
     found = [
-        [(e["step"], e["miou"]) for e in json.loads((out / "record.json").read_text())[
-            "evaluations"]]
-        for out in (one, two)
-    ]  # fmt: skip
+        [(e["step"], e["miou"]) for e in load_record(out)["evaluations"]] for out in (one, two)
+    ]
     return logs[0] == logs[1] and found[0] == found[1]
 
 
@@ -86,7 +86,6 @@ def main() -> int:
     parser.add_argument("--folder", help="where the two runs are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
-    Shapes.lengths = {"train": 100, "val": 6, "test": 6}
     folder = Path(options.folder or tempfile.mkdtemp())
     one, two = folder / "alone", folder / "killed"
     chance = random.Random(options.seed)
@@ -106,8 +105,7 @@ def main() -> int:
         kills += 1
         left = [str(p.name) for p in two.rglob(".*")]
         halves += bool(left)
-        record = two / "record.json"
-        step = json.loads(record.read_text())["step"] if record.exists() else 0
+        step = load_record(two)["step"] if (two / "record.json").exists() else 0
         print(f"kill {kills} after {moment:.2f} s, saved at step {step} {left or ''}", flush=True)
     start(options.steps, two).join()
     equal = same(one, two)

@@ -1,18 +1,14 @@
 """Renew what the README and the book's pages take from records: the tables of results and of speed.
 
-python tools/readme.py            write the tables between their markers
-python tools/readme.py --check    fail if they are not what the records say
-python tools/readme.py --picture CHECKPOINT    draw the first picture with this network
+python -m tools.readme            write the tables between their markers
+python -m tools.readme --check    fail if they are not what the records say
+python -m tools.readme --picture CHECKPOINT    draw the first picture with this network
 """
 
 import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from setr_lib.records import list_records, load_record  # noqa: E402
+from setr_lib.records import ROOT, list_records, load_record
 
 FILES = (ROOT / "README.md", ROOT / "book" / "index.md", ROOT / "book" / "speed.md")
 PICTURE = ROOT / "book" / "figures" / "prediction.jpg"
@@ -99,11 +95,11 @@ def main() -> None:
     if options.picture:
         draw(options.picture)
     for file in FILES:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if options.check and renewed(text) != text:
-            sys.exit(f"{file.name} does not show the records of today: python tools/readme.py")
+            sys.exit(f"{file.name} does not show the records of today: python -m tools.readme")
         if not options.check:
-            file.write_text(renewed(text))
+            file.write_text(renewed(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Score the network that comes with the book on CamVid in several ways; chapter 12 reads it.
 
-python tools/ways_to_score.py strides data/records/camvid_strides
-python tools/ways_to_score.py views data/records/camvid_views
+    python -m tools.ways_to_score strides data/records/camvid_strides
+    python -m tools.ways_to_score views data/records/camvid_views
 
 The same weights every time: what changes is how the images are read, and what that costs: the
 median CPU time of one image on one thread, with reading and counting.
@@ -10,21 +10,17 @@ median CPU time of one image on one thread, with reading and counting.
 import argparse
 import dataclasses
 import statistics
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from setr_lib import Protocol, evaluate, load_checkpoint, load_dataset, scores  # noqa: E402
-from setr_lib.files import sha256, write_json  # noqa: E402
-from setr_lib.protocol import SCALES  # noqa: E402
-from setr_lib.records import surroundings  # noqa: E402
-from setr_lib.windows import window_starts  # noqa: E402
+from setr_lib import Protocol, evaluate, load_checkpoint, load_dataset, scores
+from setr_lib.files import sha256, write_json
+from setr_lib.protocol import SCALES
+from setr_lib.records import ROOT, surroundings
+from setr_lib.windows import window_starts
 
 CHECKPOINT = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
 WINDOW = (180, 240)  # what the network was trained on: whole images at half their size
