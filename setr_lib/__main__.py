@@ -19,8 +19,8 @@ from .costs import cost_table, costs
 from .datasets import load_dataset
 from .download import ARCHIVES, download
 from .errors import few
-from .evaluation import IncompleteEvaluation, check_classes, evaluate, join_processes
-from .execution import Execution, default_device
+from .evaluation import IncompleteEvaluation, check_classes, evaluate
+from .execution import Execution, default_device, join_processes
 from .exports import (
     IMAGE_SUFFIXES,
     check_destinations,
@@ -127,17 +127,19 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _download(options: argparse.Namespace) -> None:
     """Fetch a data set, check it and unpack it under data/, or say where to get it."""
-    print(f"{options.dataset} is in {download(options.dataset, **_root(options))}")
+    print(f"{options.dataset} is in {download(options.dataset, root=options.root)}")
     print(f"Terms of use: {ARCHIVES[options.dataset].terms}")
 
 
 def _check(options: argparse.Namespace) -> None:
     """Read every file of a data set and report what is missing, damaged or mislabelled."""
     check_destinations([options.json] if options.json else [])
-    root, show = _root(options), not options.quiet
+    show = not options.quiet
     splits = options.split or splits_to_check(options.dataset)
     found = [
-        check_dataset(options.dataset, split, workers=options.workers, progress=show, **root)
+        check_dataset(
+            options.dataset, split, workers=options.workers, progress=show, root=options.root
+        )
         for split in splits
     ]
     if options.json:
@@ -173,18 +175,18 @@ def _train(options: argparse.Namespace) -> None:
     """Train by a recipe and write the run folder."""
     facts = {**given(options, Recipe), **given(options, Execution)}
     if "dataset" in facts:  # the network has as many classes as the data
-        classes = len(load_dataset(facts["dataset"], "train", **_root(options)).classes)
+        classes = len(load_dataset(facts["dataset"], "train", root=options.root).classes)
         config = get_recipe(options.recipe).config
         facts["config"] = dataclasses.replace(config, num_classes=classes)
     out = options.out or Path("runs", options.recipe)
-    where = {"data_root": options.root} if options.root else {}
     record = train(
-        options.recipe, out, options.resume, options.steps, progress=not options.quiet,
-        **where, **facts,
+        options.recipe, out, options.resume, options.steps, options.root,
+        progress=not options.quiet, **facts,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes speaks
-    miou = f"{100 * record['last']['miou']:.1f} mIoU" if record["last"] else "no score yet,"
+    last = (record["last"] or {}).get("miou")
+    miou = "no score" if last is None else f"{100 * last:.1f} mIoU"
     print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
 
@@ -198,7 +200,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     trained_on = about.get("recipe", {}).get("dataset")
     if not (options.data or trained_on):
         raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
-    dataset = load_dataset(options.data or trained_on, options.split, **_root(options))
+    dataset = load_dataset(options.data or trained_on, options.split, root=options.root)
     check_classes(about.get("classes"), model.config.num_classes, dataset)
     folder, each = options.save_predictions, None
     if folder:
@@ -285,7 +287,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _baselines(options: argparse.Namespace) -> None:
     """Score two guesses that never look: the majority class, and the commonest class per place."""
     train_set, test = (
-        load_dataset(options.dataset, s, **_root(options)) for s in ("train", options.split)
+        load_dataset(options.dataset, s, root=options.root) for s in ("train", options.split)
     )
     found = prior_scores(train_set, test)
     if options.out:
@@ -293,10 +295,6 @@ def _baselines(options: argparse.Namespace) -> None:
         about = {"dataset": options.dataset, "split": options.split, "scores": plain}
         write_json(options.out / "record.json", {**about, **surroundings(torch.device("cpu"))})
     print(score_table(found, test.classes))
-
-
-def _root(options: argparse.Namespace) -> dict[str, Any]:
-    return {"root": options.root} if options.root else {}
 
 
 def _load(path: Path | None, device: str, speak: bool = True) -> tuple[Any, dict[str, Any], Path]:

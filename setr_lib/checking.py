@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .datasets import DEFAULT_ROOT, folder_path, open_dataset
+from .datasets import folder_path, open_dataset
 from .errors import few
 from .losses import IGNORE
 from .pairs import FileDataset, PairDataset, subfolders
@@ -94,7 +94,7 @@ class CheckReport:
 def check_dataset(
     name: str,
     split: str,
-    root: str | os.PathLike[str] = DEFAULT_ROOT,
+    root: str | os.PathLike[str] | None = None,
     workers: int = 4,
     progress: bool = True,
 ) -> CheckReport:

@@ -28,13 +28,12 @@ OFFICIAL: dict[str, type[FileDataset]] = {
     kind.name: kind for kind in (CamVid, ADE20K, Cityscapes, PascalContext, PascalContext59)
 }
 NAMES = ("shapes", *OFFICIAL, "folder:PATH")
-DEFAULT_ROOT = "data"
 
 
 def load_dataset(
     name: "str | PairDataset | Sequence[Pair]",
     split: str,
-    root: str | os.PathLike[str] = DEFAULT_ROOT,
+    root: str | os.PathLike[str] | None = None,
 ) -> PairDataset:
     """Open a data set.
 
@@ -73,7 +72,7 @@ def load_dataset(
     return dataset
 
 
-def open_dataset(name: str, split: str, root: str | os.PathLike[str] = DEFAULT_ROOT) -> PairDataset:
+def open_dataset(name: str, split: str, root: str | os.PathLike[str] | None = None) -> PairDataset:
     """As `load_dataset`, but what lacks its counterpart is left out and named in `.problems`."""
     if name == "shapes":
         return Shapes(split)
@@ -107,12 +106,12 @@ def folder_path(name: str) -> Path:
     return Path(os.path.expanduser(name.removeprefix("folder:")))
 
 
-def data_root(root: str | os.PathLike[str] = DEFAULT_ROOT) -> Path:
-    """`root`; where that is the default, the folder that the environment variable SETR_DATA names.
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """`root`; None: the folder that the environment variable SETR_DATA names, else `data`.
 
     `~` is the home folder in both.
     """
-    return Path(os.path.expanduser((root == DEFAULT_ROOT and os.environ.get("SETR_DATA")) or root))
+    return Path(os.path.expanduser(root or os.environ.get("SETR_DATA") or "data"))
 
 
 class Given(PairDataset):

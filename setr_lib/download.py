@@ -140,8 +140,8 @@ GUIDES = {
 }
 
 
-def download(name: str, root: str | Path = "data", progress: bool = True) -> Path:
-    """Fetch a data set into a folder under `root` (`SETR_DATA` replaces `root`); returns it.
+def download(name: str, root: str | Path | None = None, progress: bool = True) -> Path:
+    """Fetch a data set into a folder under `root`, see `load_dataset`; returns it.
 
     Raises:
         ValueError: for an unknown name, an archive that is damaged or not the expected one, or a

@@ -2,7 +2,6 @@
 
 # K classes
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -122,21 +121,6 @@ def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDatase
                 f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
                 "evaluate it on data with its own classes"
             )
-
-
-def join_processes(device: str) -> tuple[str, bool]:
-    """Meet the other processes that `torchrun` started, if it did.
-
-    Returns:
-        This process's device, and whether it is the first one, which speaks for all.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        on_gpus = torch.device(device).type == "cuda"
-        dist.init_process_group("nccl" if on_gpus else "gloo")
-        if on_gpus:
-            device = "cuda"  # each process has its own
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return device, not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _share(counts: Tensor, left_out: dict[str, str]) -> tuple[Tensor, dict[str, str]]:

@@ -185,6 +185,22 @@ def device_count(kind: str) -> int:
     return getattr(getattr(torch, kind, None), "device_count", int)()
 
 
+def join_processes(device: str) -> tuple[str, bool]:
+    """Meet the other processes that `torchrun` started, if it did.
+
+    Returns:
+        This process's device, and whether it is the first one, which speaks for all.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not dist.is_initialized():
+        on_gpus = torch.device(device).type == "cuda"
+        with patience():
+            dist.init_process_group("nccl" if on_gpus else "gloo")
+        if on_gpus:
+            device = "cuda"  # each process has its own
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return device, not dist.is_initialized() or dist.get_rank() == 0
+
+
 def prepare_network(model: Any, execution: Execution, team: Team) -> Any:
     """Move a network to its device and apply the switches; several GPUs get SyncBN.
 

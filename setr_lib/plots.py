@@ -126,8 +126,8 @@ def show_run(records: dict[str, dict[str, Any]], baselines: dict[str, float]) ->
     """mIoU of runs against the step, with horizontal lines for what needs no network."""
     figure, ax = plt.subplots(figsize=(9, 3.4))
     for name, record in records.items():
-        steps = [e["step"] for e in record["evaluations"]]
-        ax.plot(steps, [100 * e["miou"] for e in record["evaluations"]], "o-", ms=4, label=name)
+        steps, mious = zip(*_mious(record))
+        ax.plot(steps, [100 * miou for miou in mious], "o-", ms=4, label=name)
     for style, (name, miou) in zip(cycle((":", "--", "-.")), baselines.items()):
         ax.axhline(100 * miou, color="0.4", ls=style, label=f"{name} ({100 * miou:.1f})")
     ax.set(xlabel="training step", ylabel="mIoU on the validation split, %", ylim=(0, None))
@@ -156,7 +156,7 @@ def show_curves(runs: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]) ->
         steps = [line["step"] for line in log]
         axes[0].plot(steps, [line["loss"] for line in log], label=name)
         axes[1].plot(steps, [line["rate"] for line in log])
-        found = [(e["step"], 100 * e["miou"]) for e in record.get("evaluations", [])]
+        found = [(step, 100 * miou) for step, miou in _mious(record)]
         axes[2].plot(*zip(*found) if found else ([], []), "o-", ms=4)
     for ax, title in zip(axes, ("loss, all heads", "rate of the encoder", "mIoU, %")):
         ax.set(xlabel="training step", title=title, ylim=(0, None))
@@ -181,3 +181,8 @@ def show_confusion(counts: Any, classes: Sequence[str]) -> Figure:
     ax.set(xlabel="predicted", ylabel="true (each row adds up to 100 %)")
     ax.spines[:].set_visible(False)
     return figure
+
+
+def _mious(record: dict[str, Any]) -> list[tuple[int, float]]:
+    """Step and mIoU of the evaluations in which a labelled pixel was seen."""
+    return [(e["step"], e["miou"]) for e in record.get("evaluations", []) if e["miou"] is not None]

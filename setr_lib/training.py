@@ -70,7 +70,7 @@ def train(
     out_dir: str | os.PathLike[str],
     resume: bool = False,
     steps: int | None = None,
-    data_root: str | os.PathLike[str] = "data",
+    data_root: str | os.PathLike[str] | None = None,
     execution: Execution | None = None,
     progress: bool = True,
     **overrides: Any,
