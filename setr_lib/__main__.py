@@ -120,7 +120,7 @@ def _convert(options: argparse.Namespace) -> None:
     checkpoint = read_tensors(options.input)
     config = config_from_checkpoint(checkpoint, options.heads, layers, size)
     model = make_network(config)
-    print(load_weights(model, checkpoint))
+    print(load_weights(model, checkpoint, table_size=size))
     save_checkpoint(model, options.output)
     print(f"{options.output}: {config}")
 

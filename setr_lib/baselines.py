@@ -12,12 +12,13 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from .decoders import ConvBNReLU
 from .encoder import Encoder
 from .errors import unknown
-from .geometry import Size, pad_to_patches, patch_grid, resize
+from .geometry import Size, as_count, as_switch, pad_to_patches, patch_grid, resize
 from .losses import heads_loss
 
 
@@ -38,6 +39,9 @@ class FCNConfig:
     in_chans: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("depth", "num_classes", "in_chans"):
+            object.__setattr__(self, name, as_count(getattr(self, name), name))
+        as_switch(self.aux, "aux")
         if self.depth not in (50, 101):
             raise ValueError(f"depth is {self.depth}; the FCN is built on ResNet-50 and ResNet-101")
 
@@ -131,8 +135,10 @@ class HybridEncoder(Encoder):
     paper does not describe; no code was published).
     """
 
-    def __init__(self, image_size: Size, width: int, depth: int, heads: int, in_chans: int) -> None:
-        super().__init__(image_size, width, depth, heads, patch_size=16, in_chans=in_chans)
+    def __init__(
+        self, image_size: Size, width: int, depth: int, heads: int, class_token: str, in_chans: int
+    ) -> None:
+        super().__init__(image_size, width, depth, heads, 16, class_token, in_chans=in_chans)
         self.patch_embed = ResNetEmbed(width, in_chans)  # type: ignore[assignment]
 
 
@@ -177,6 +183,8 @@ class TimmEncoder(nn.Module):
             )
             self.patch_size: int = self.backbone.patch_embed.patch_size[0]
             self.depth = len(self.backbone.blocks)
+            if not isinstance(self.backbone.patch_embed, PatchEmbed):
+                raise TypeError("convolutions come before its patches")
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{name} keeps no single grid of patches ({error}); choose a plain vision "

@@ -154,7 +154,11 @@ class MLAAuxHead(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """Convolution that keeps the size, batch norm, ReLU.
+
+    Raises:
+        ValueError: in training, if there is one value per channel: it has no spread to divide by.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool) -> None:
         super().__init__()
@@ -162,6 +166,12 @@ class ConvBNReLU(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, maps: Tensor) -> Tensor:
+        alone = self.training and len(maps) * maps.shape[-2] * maps.shape[-1] == 1
+        if alone and isinstance(self.bn, nn.BatchNorm2d):  # SyncBatchNorm counts all processes
+            raise ValueError(
+                "batch norm cannot train on one value per channel: the batch is 1 image of 1x1 "
+                "patches; use a larger batch (micro_batch) or a larger crop"
+            )
         return self.bn(self.conv(maps)).relu_()  # the norm does not need what it gave
 
 

@@ -162,14 +162,15 @@ class MLP(nn.Module):
 
 
 def resize_positions(table: Tensor, old: Size, new: Size) -> Tensor:
-    """Resample a position table `(1,1+Y*X,D)` from one patch grid to another.
+    """Resample a position table `(1,S+Y*X,D)` from one patch grid to another.
 
-    The class token's row is carried over untouched: it has no place on the grid. Bilinear without
-    aligned corners, as the authors do at loading (`helpers.load_pretrained`) and mmsegmentation
-    at every forward pass; timm resamples bicubically.
+    The rows before the grid (the class token's) are carried over: they have no place on it.
+    Bilinear without aligned corners, as the authors do at loading (`helpers.load_pretrained`) and
+    mmsegmentation at every forward pass; timm resamples bicubically.
     """
     if old == new:
         return table
-    grid_1NYX = table[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)
+    first = table.shape[1] - old[0] * old[1]
+    grid_1NYX = table[:, first:].unflatten(1, old).permute(0, 3, 1, 2)
     grid_1NYX = F.interpolate(grid_1NYX, size=new, mode="bilinear", align_corners=False)
-    return torch.cat([table[:, :1], grid_1NYX.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([table[:, :first], grid_1NYX.flatten(2).transpose(1, 2)], dim=1)

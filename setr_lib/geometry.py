@@ -6,7 +6,9 @@ Sizes are always (rows, columns).
 
 # B batch, C channels or classes, H W image rows and columns, Y X patch rows and columns
 
+import operator
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +17,38 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
-def as_size(size: int | Size, what: str = "image_size") -> Size:
-    """`512` means `(512, 512)`; both numbers must be at least 1."""
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    if height < 1 or width < 1:
-        raise ValueError(f"{what} is {height}x{width}; both sides must be at least 1 pixel")
-    return height, width
+def as_size(size: Any, what: str = "image_size") -> Size:
+    """`512` means `(512, 512)`; one or two whole numbers, both at least 1, else ValueError."""
+    try:
+        height, width = size if hasattr(size, "__len__") else (size, size)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} is {size!r}; it must be (height, width) or one number") from None
+    try:
+        return as_count(height, what), as_count(width, what)
+    except ValueError:
+        raise ValueError(
+            f"{what} is {height}x{width}; both sides must be whole numbers of at least 1 pixel"
+        ) from None
+
+
+def as_count(value: Any, what: str, least: int = 1) -> int:
+    """A whole number of at least `least`, numpy's too; no bool and no float, else ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; it must be a whole number")
+    if number < least:
+        raise ValueError(f"{what} is {number}; it must be at least {least}")
+    return number
+
+
+def as_switch(value: Any, what: str) -> bool:
+    """True or False, else ValueError: 1 or "no" would pass for True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; it must be True or False")
+    return value
 
 
 def patch_grid(size: Size, patch: int) -> Size:

@@ -3,7 +3,7 @@
 # B batch, H W image rows and columns, N tokens, D width, K classes, h w size of a head's map
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead, enlarge
 from .encoder import Encoder
 from .errors import unknown
-from .geometry import Size, as_size, grid_to_image, patch_grid, resize
+from .geometry import Size, as_count, as_size, as_switch, grid_to_image, patch_grid, resize
 from .losses import heads_loss
 
 DECODERS = ("naive", "pup", "mla")
@@ -79,49 +79,49 @@ class SETRConfig:
     backbone: str = "vit"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", as_size(self.image_size))
-        if self.decoder not in DECODERS:
-            raise ValueError(f"decoder is {self.decoder!r}; choose one of {', '.join(DECODERS)}")
-        if self.graph not in UPSAMPLING:
-            raise ValueError(f"graph is {self.graph!r}; choose one of {', '.join(UPSAMPLING)}")
-        for name in (
-            "num_classes",
-            "width",
-            "depth",
-            "heads",
-            "channels",
-            "patch_size",
-            "in_chans",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.layers and (self.decoder, self.depth) not in LAYERS:
+        counts = ("num_classes", "width", "depth", "heads", "channels", "patch_size", "in_chans")
+        values: dict[str, Any] = {name: as_count(getattr(self, name), name) for name in counts}
+        values["aux_convs"] = as_count(self.aux_convs, "aux_convs", 0)
+        values["image_size"] = as_size(self.image_size)
+        for name in ("aux", "patch_bias"):
+            as_switch(getattr(self, name), name)
+        for name, words in {"decoder": DECODERS, "graph": tuple(UPSAMPLING)}.items():
+            if getattr(self, name) not in words:
+                choice = ", ".join(words)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choice}")
+        if not isinstance(self.backbone, str):
+            raise ValueError(f"backbone is {self.backbone!r}; it must be the name of one")
+        if self.backbone != "vit" and not self.patch_bias:
+            raise ValueError(f"patch_bias=False is for our own encoder, not for {self.backbone!r}")
+        if self.backbone == "hybrid" and self.patch_size != 16:
+            raise ValueError(f"patch_size is {self.patch_size}; the hybrid's ResNet-50 makes it 16")
+        values["layers"] = self._checked_layers(values["depth"])
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _checked_layers(self, depth: int) -> tuple[int, ...]:
+        if not isinstance(self.layers, (tuple, list)):
+            raise ValueError(f"layers is {self.layers!r}; it must be a tuple of block numbers")
+        if not self.layers and (self.decoder, depth) not in LAYERS:
             raise ValueError(
-                f"no published layers for {self.decoder!r} with {self.depth} blocks (only for 12 "
-                f"and 24); name them, for example layers=(1, 2, 3, {self.depth - 1})"
+                f"no published layers for {self.decoder!r} with {depth} blocks (only for 12 "
+                f"and 24); name them, for example layers=(1, 2, 3, {depth - 1})"
             )
-        layers = tuple(self.layers) or LAYERS[self.decoder, self.depth]
-        object.__setattr__(self, "layers", layers)
-        if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < self.depth:
+        layers = self.layers or LAYERS[self.decoder, depth]
+        layers = tuple(as_count(layer, "one of layers", 0) for layer in layers)
+        if list(layers) != sorted(set(layers)) or layers[-1] >= depth:
             raise ValueError(
-                f"layers {layers} must ascend and lie in 0 to {self.depth - 1}, the blocks it has"
+                f"layers {layers} must ascend and lie in 0 to {depth - 1}, the blocks it has"
             )
         if self.decoder == "mla" and len(layers) != 4:
             raise ValueError(f"MLA reads exactly 4 layers, got {len(layers)}: {layers}")
+        return layers
 
     @property
     def aux_layers(self) -> tuple[int, ...]:
         """The blocks that the auxiliary heads read; in the authors' PUP also the main head's."""
         both = self.decoder == "mla" or (self.decoder == "pup" and self.graph == "authors")
         return self.layers if both else self.layers[:-1]
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SETRConfig":
-        """The way back from `dataclasses.asdict` through JSON, which knows lists only."""
-        facts: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**facts)
 
 
 class SETR(nn.Module):
@@ -268,27 +268,47 @@ def make_network(config: Any) -> Any:
     return FCN(config)
 
 
-def config_from_dict(values: dict[str, Any]) -> Any:
-    """The way back from `dataclasses.asdict`: a configuration without decoder is the FCN's."""
-    if "decoder" in values:
-        return SETRConfig.from_dict(values)
-    from .baselines import FCNConfig
+def config_from_dict(values: Any) -> Any:
+    """The way back from `dataclasses.asdict` through JSON, which knows lists only.
 
-    return FCNConfig(**values)
+    A configuration without decoder is the FCN's. Fields that an older file does not have get their
+    defaults.
+
+    Raises:
+        ValueError: if it is no configuration; the message names the field.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration is {str(values)[:40]!r}, not named fields")
+    kind: Any = SETRConfig
+    if "decoder" not in values:
+        from .baselines import FCNConfig as kind
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ValueError(unknown("field of a configuration", name, known))
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def make_encoder(c: SETRConfig) -> nn.Module:
     """The encoder of a configuration: it has `features(images, layers)` and `grid`."""
+    class_token = "dropped" if c.decoder == "mla" else "kept"
     if c.backbone == "vit":
         return Encoder(
             c.image_size, c.width, c.depth, c.heads, c.patch_size,
-            "dropped" if c.decoder == "mla" else "kept", c.patch_bias, c.in_chans,
+            class_token, c.patch_bias, c.in_chans,
         )  # fmt: skip
     from .baselines import HybridEncoder, TimmEncoder  # timm takes seconds to import
 
     if c.backbone == "hybrid":
-        return HybridEncoder(c.image_size, c.width, c.depth, c.heads, c.in_chans)
-    return TimmEncoder(c.backbone, c.image_size, c.in_chans)
+        return HybridEncoder(c.image_size, c.width, c.depth, c.heads, class_token, c.in_chans)
+    encoder = TimmEncoder(c.backbone, c.image_size, c.in_chans)
+    for name in ("width", "depth", "patch_size"):
+        if getattr(c, name) != getattr(encoder, name):
+            raise ValueError(
+                f"{name} is {getattr(c, name)}, that of {c.backbone} {getattr(encoder, name)}; "
+                "make the configuration with setr_lib.model.timm_config"
+            )
+    return encoder
 
 
 def list_models() -> list[str]:
@@ -305,14 +325,17 @@ def create_model(
     graph: str = "authors",
     pretrained: str | None = None,
     backbone: str | None = None,
+    in_chans: int = 3,
+    patch_size: int | None = None,
 ) -> Any:
     """Make a network of the paper by name.
 
     Args:
         name: `setr_{naive,pup,mla}_{tiny,small,base,large}`; `setr_hybrid_base`, the paper's
             ResNet-50 + T-Base with the Naive decoder; `fcn_resnet{50,101}`, the convolutional
-            network that the paper compares with. Base and Large are the paper's T-Base and T-Large;
-            Tiny and Small have the shapes of DeiT's.
+            network that the paper compares with, for its costs (it takes no pretrained weights).
+            Base and Large are the paper's T-Base and T-Large; Tiny and Small have the shapes of
+            DeiT's.
         num_classes: classes of the scores.
         image_size: rows and columns that the position table is made for, or one number for both.
         aux: whether the auxiliary heads exist.
@@ -323,9 +346,12 @@ def create_model(
         backbone: a timm model that replaces the encoder, for example `vit_small_patch14_dinov2`;
             the size in `name` then plays no part. With `pretrained` equal to it, it gets its
             weights.
+        in_chans: channels of the images; pretrained patch embeddings are fitted to them.
+        patch_size: side of a patch in pixels; None: 16, or the backbone's.
 
     Raises:
-        ValueError: for an unknown name; the message lists the nearest ones.
+        ValueError: for an unknown name (the message lists the nearest ones), and for an argument
+            that the network of this name does not have.
         ConnectionError: if pretrained weights cannot be fetched.
     """
     if name not in list_models():
@@ -333,17 +359,32 @@ def create_model(
     if name.startswith("fcn"):
         from .baselines import FCN, FCNConfig
 
-        return FCN(FCNConfig(int(name.removeprefix("fcn_resnet")), num_classes, aux))
-    if backbone is not None:
-        config = timm_config(name.split("_")[1], backbone, num_classes, image_size, aux, graph)
-    else:
+        given = {"pretrained": pretrained, "backbone": backbone, "patch_size": patch_size}
+        given["graph"] = None if graph == "authors" else graph
+        _refuse(name, given)
+        return FCN(FCNConfig(int(name.removeprefix("fcn_resnet")), num_classes, aux, in_chans))
+    if backbone is None:
         config = model_config(name, num_classes, image_size, aux, graph)
+        patch_size = config.patch_size if patch_size is None else patch_size
+        config = replace(config, in_chans=in_chans, patch_size=patch_size)
+    else:
+        _refuse(name, {"backbone": backbone if "hybrid" in name else None})
+        config = timm_config(name.split("_")[1], backbone, num_classes, image_size, aux, graph)
+        if patch_size not in (None, config.patch_size):
+            raise ValueError(f"patch_size is {patch_size}; {backbone} has {config.patch_size}")
+        config = replace(config, in_chans=in_chans)
     model = SETR(config)
     if pretrained is not None:
         from .weights import load_pretrained
 
         load_pretrained(model, pretrained)
     return model
+
+
+def _refuse(name: str, given: dict[str, Any]) -> None:
+    for argument, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} has no {argument}, which is {value!r} here; leave it out")
 
 
 def model_config(

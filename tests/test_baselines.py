@@ -74,6 +74,8 @@ def test_hybrid_reads_a_resnet():
     assert model.encoder(torch.randn(1, 3, 40, 64)).shape == (1, 3 * 4, 768)
     assert model(torch.randn(1, 3, 40, 64)).shape == (1, 5, 40, 64)
     assert model.config.decoder == "naive" and model.config.width == 768
+    mla = SETR(small_config("mla", backbone="hybrid"))  # the class token leaves as in our encoder
+    assert mla.encoder.class_token == "dropped" and model.encoder.class_token == "kept"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,12 @@ def test_hybrid_reads_a_resnet():
         ),
         (lambda: TimmEncoder("resnet50", (32, 32)), "resnet50 keeps no single grid of patches"),
         (lambda: FCNConfig(depth=34), "depth is 34; the FCN is built on ResNet-50"),
+        (lambda: FCNConfig(depth=50.0), "depth is 50.0"),
+        (lambda: FCNConfig(50, aux=1), "aux is 1"),
+        (
+            lambda: TimmEncoder("vit_tiny_r_s16_p8_224", (64, 64)),
+            "vit_tiny_r_s16_p8_224 keeps no single grid.*convolutions",
+        ),
         (
             lambda: load_pretrained(SETR(small_config()), "no/such.pth"),
             "no file here, and unknown timm model",

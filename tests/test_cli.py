@@ -271,12 +271,12 @@ def test_switches_and_facts_from_the_command_line(tmp_path, monkeypatch, small_r
 
 
 def test_convert_reads_its_input_once(tmp_path, monkeypatch):
-    from setr_lib import weights
+    from setr_lib import tensors
 
     save_checkpoint(SETR(small_config()), tmp_path / "a.safetensors")
-    opened, open_file = [], weights.safe_open
+    opened, open_file = [], tensors.safe_open
     monkeypatch.setattr(
-        weights, "safe_open", lambda *a, **k: opened.append(a) or open_file(*a, **k)
+        tensors, "safe_open", lambda *a, **k: opened.append(a) or open_file(*a, **k)
     )
     assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == 0
     assert len(opened) == 1

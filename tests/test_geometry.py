@@ -37,3 +37,9 @@ def test_sizes_are_checked():
     assert as_size(7) == (7, 7) and as_size((3, 4)) == (3, 4)
     with pytest.raises(ValueError, match="window is 0x3"):
         as_size((0, 3), "window")
+
+
+@pytest.mark.parametrize("size", [(224, 448, 3), (224,), 512.0, (1.5, 2), "512", None, True, {}])
+def test_what_is_no_size_is_named(size):
+    with pytest.raises(ValueError, match="image_size is "):
+        as_size(size)

@@ -1,5 +1,9 @@
 """The decoders are the authors' layer for layer, and every decoder keeps the same promises."""
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -242,6 +246,36 @@ def test_published_layers():
         (lambda: small_config("mla", layers=(0, 3)), "exactly 4 layers, got 2"),
         (lambda: small_config(image_size=0), "0x0"),
         (lambda: small_config(num_classes=0), "num_classes is 0"),
+        (lambda: small_config(num_classes=8.0), "num_classes is 8.0.*whole number"),
+        (lambda: small_config(heads=True), "heads is True.*whole number"),
+        (lambda: small_config(width=float("nan")), "width is nan"),
+        (lambda: small_config(depth="4"), "depth is '4'"),
+        (lambda: small_config(layers=(0, 1.5)), "layers is 1.5"),
+        (lambda: small_config(layers=3), "layers is 3"),
+        (lambda: small_config(aux=1), "aux is 1.*True or False"),
+        (lambda: small_config(patch_bias="no"), "patch_bias is 'no'"),
+        (lambda: small_config(["naive"]), "decoder is"),
+        (lambda: small_config(graph=[]), r"graph is \[\]"),
+        (lambda: small_config(backbone=3), "backbone is 3"),
+        (lambda: small_config(image_size=(48, 64, 3)), r"image_size is \(48, 64, 3\)"),
+        (lambda: small_config(backbone="hybrid", patch_size=8), "patch_size is 8.*16"),
+        (lambda: small_config(backbone="hybrid", patch_bias=False), "patch_bias=False"),
+        (lambda: SETR(small_config(backbone="vit_tiny_patch16_224")), "width is 24.* 192"),
+        (lambda: setr_lib.create_model("fcn_resnet50", pretrained="x"), "no pretrained.*'x'"),
+        (lambda: setr_lib.create_model("fcn_resnet50", backbone="x"), "no backbone.*'x'"),
+        (lambda: setr_lib.create_model("fcn_resnet50", graph="mmseg"), "no graph.*'mmseg'"),
+        (lambda: setr_lib.create_model("fcn_resnet50", patch_size=8), "no patch_size.* 8 "),
+        (
+            lambda: setr_lib.create_model("setr_hybrid_base", backbone="vit_tiny_patch16_224"),
+            "setr_hybrid_base has no backbone",
+        ),
+        (
+            lambda: setr_lib.create_model(
+                "setr_pup_tiny", backbone="vit_tiny_patch16_224", patch_size=8
+            ),
+            "patch_size is 8; vit_tiny_patch16_224 has 16",
+        ),
+        (lambda: setr_lib.create_model("setr_pup_tiny", patch_size=0), "patch_size is 0"),
     ],
 )
 def test_mistakes_are_named(call, words):
@@ -253,3 +287,32 @@ def test_labels_of_another_size_are_named():
     model = SETR(small_config())
     with pytest.raises(ValueError, match=r"\(1, 16, 16\).*\(1, 32, 16\)"):
         model.loss(torch.zeros(1, 3, 32, 16), torch.zeros(1, 16, 16, dtype=torch.int64))
+
+
+def test_channels_and_patches_are_arguments():
+    """As in timm and segmentation_models_pytorch: five bands, patches of 8 pixels."""
+    model = setr_lib.create_model("setr_naive_tiny", 3, 32, in_chans=5, patch_size=8).eval()
+    assert model(torch.zeros(1, 5, 24, 32)).shape == (1, 3, 24, 32)
+    assert model.encoder.grid == (4, 4)
+    fcn = setr_lib.create_model("fcn_resnet50", 3, in_chans=1).eval()
+    assert fcn(torch.zeros(1, 1, 24, 32)).shape == (1, 3, 24, 32)
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    """They are written to JSON later."""
+    config = small_config(
+        num_classes=np.int64(8), layers=[np.int32(0), 3], image_size=np.ones(2, int)
+    )
+    assert type(config.num_classes) is int and config.layers == (0, 3)
+    assert config.image_size == (1, 1) and json.dumps(dataclasses.asdict(config))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_one_value_per_channel_is_named_before_batch_norm(decoder):
+    """One image of one patch cannot be trained on; two can, and one can be scored."""
+    model = SETR(small_config(decoder))
+    one = torch.zeros(1, 3, 16, 16), torch.zeros(1, 16, 16, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"one value per channel.*micro_batch.*crop"):
+        model.loss(*one)
+    model.loss(*(x.expand(2, *x.shape[1:]) for x in one)).backward()
+    assert model.eval()(one[0]).shape == (1, 8, 16, 16)

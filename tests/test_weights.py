@@ -334,9 +334,77 @@ def test_code_in_a_file_is_never_run(tmp_path, form):
     assert not trap.exists()
 
 
+def places(rows, cols):
+    """A table in which every slot holds its own row and column, as the class token holds -9."""
+    y, x = torch.meshgrid(torch.arange(rows) * 1.0, torch.arange(cols) * 1.0, indexing="ij")
+    return torch.cat([torch.full((1, 1, 2), -9.0), torch.stack([y, x], -1).view(1, -1, 2)], dim=1)
+
+
+@pytest.mark.parametrize(
+    "side, grid", [(24, (18, 32)), (24, (12, 48)), (24, (36, 16)), (14, (7, 28)), (32, (16, 64))]
+)
+def test_a_square_table_is_resized_although_the_counts_agree(side, grid):
+    """24 x 24 = 18 x 32: the slots are as many, their places are not."""
+    table, done = fit_positions(places(side, side), grid)
+    assert done == f"{side}x{side} resized to {grid[0]}x{grid[1]}"
+    found = table[0, 1:].view(*grid, 2)
+    wanted = torch.linspace(0.5 * side / grid[1], side - 0.5 * side / grid[1], grid[1]) - 0.5
+    torch.testing.assert_close(found[grid[0] // 2, :, 1], wanted.clamp(0, side - 1))
+
+
+def test_tables_of_known_grids_are_taken_for_what_they_are(tmp_path):
+    """Our file knows its grid, a state dict's is the model's, others' square unless it is said."""
+    wide = random_model("naive", image_size=(32, 128))  # 2 x 8 patches = 4 x 4
+    square = SETR(small_config(image_size=(64, 64)))
+    save_checkpoint(wide, tmp_path / "wide.safetensors")
+    report = load_weights(square, tmp_path / "wide.safetensors")
+    assert report.resized == {"encoder.pos_embed": "2x8 resized to 4x4"}
+    twin = SETR(wide.config)
+    assert "taken as 2x8" in str(load_weights(twin, wide.state_dict()))
+    assert torch.equal(twin.encoder.pos_embed, wide.encoder.pos_embed)
+    theirs = in_authors_names(wide)
+    report = load_weights(twin, theirs)
+    assert "4x4 resized to 2x8 (a table of 2x8 already? Say table_size=(32, 128))" in str(report)
+    report = load_weights(twin, theirs, table_size=(32, 128))
+    assert not report.resized and torch.equal(twin.encoder.pos_embed, wide.encoder.pos_embed)
+    report = load_weights(square, theirs, table_size=(32, 128))
+    assert report.resized == {"encoder.pos_embed": "2x8 resized to 4x4"}
+    with pytest.raises(ValueError, match="17 slots; 3x8 patches and a class token need 25"):
+        load_weights(square, theirs, table_size=(48, 128))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 80), (48, 80), (16, 96)])
+def test_a_network_read_off_a_file_takes_its_table_as_it_is(size):
+    """Grids that no square resembles, 2 x 5 (= 9 + 1) and 3 x 5 (+ 1 = 16) among them."""
+    theirs = random_model("pup", image_size=size)
+    state = in_authors_names(theirs)
+    ours = SETR(config_from_checkpoint(state, heads=3, layers=(0, 1, 2, 3), image_size=size))
+    report = load_weights(ours, state)
+    assert not report.resized and "is taken as" in str(report)
+    assert torch.equal(ours.encoder.pos_embed, theirs.encoder.pos_embed)
+
+
+def test_the_table_of_a_timm_backbone_is_resized_too(tmp_path):
+    """Its own slots before the grid stay; 1 x 4 = 2 x 2 patches."""
+    make = {"num_classes": 5, "backbone": "deit_tiny_distilled_patch16_224"}
+    wide = setr_lib.create_model("setr_naive_tiny", image_size=(16, 64), **make)
+    save_checkpoint(wide, tmp_path / "wide.safetensors")
+    square = setr_lib.create_model("setr_naive_tiny", image_size=32, **make)
+    report = load_weights(square, tmp_path / "wide.safetensors")
+    assert report.resized == {"encoder.backbone.pos_embed": "1x4 resized to 2x2"}
+    old, new = wide.encoder.backbone.pos_embed, square.encoder.backbone.pos_embed
+    assert torch.equal(new[:, :2], old[:, :2]) and not torch.equal(new[:, 2:], old[:, 2:])
+
+
 def test_positions_of_unknown_shape_are_named():
     with pytest.raises(ValueError, match="table of 13 slots fits no square grid"):
         fit_positions(torch.zeros(1, 13, 4), (2, 2))
+    vit = timm.create_model("vit_tiny_patch16_224").state_dict()
+    model = setr_lib.create_model("setr_naive_tiny", 5, 64)
+    with pytest.raises(ValueError, match="196 slots.*without the class token's"):
+        load_weights(model, {**vit, "pos_embed": vit["pos_embed"][:, 1:]})
+    with pytest.raises(ValueError, match=r"no class token beside it.*backbone="):
+        load_weights(model, {k: v for k, v in vit.items() if k != "cls_token"})
 
 
 def test_defaults_that_no_shape_shows_are_asked_for():

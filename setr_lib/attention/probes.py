@@ -254,7 +254,8 @@ def load_probes(path: str | os.PathLike[str]) -> Probes:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or holds something else.
     """
-    tensors, about = read_tensors(path)
+    checkpoint = read_tensors(path)
+    tensors = checkpoint.tensors
     if set(tensors) != {"weight", "bias"}:
         raise ValueError(f"{path} holds no probes; fit them with setr_lib.attention.fit_probes")
-    return Probes(tensors["weight"], tensors["bias"], about)
+    return Probes(tensors["weight"], tensors["bias"], checkpoint.about)
