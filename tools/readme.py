@@ -34,7 +34,8 @@ def run_row(name: str, record: dict) -> list[str]:
     machine = hardware.get("gpu") or f"{hardware['threads']} threads of {hardware['processor']}"
     how = f"{recipe['schedule']} steps of {recipe['batch']}, {recipe['optimiser'].upper()}"
     minutes = f"{record['seconds'] / 60:.1f} min"
-    miou = f"{100 * record['last']['miou']:.1f}"
+    last = (record['last'] or {}).get('miou')
+    miou = '' if last is None else f'{100 * last:.1f}'
     return [f"`{name}`", recipe["dataset"], how, minutes, machine, str(record["seed"]), miou]
 
 
