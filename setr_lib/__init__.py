@@ -16,27 +16,21 @@ if (
 
 from typing import TYPE_CHECKING, Any
 
-from .attention import attention_maps, attention_rollout
-from .datasets import load_dataset
+from .attention.maps import attention_maps, attention_rollout
+from .data.load import load_dataset
+from .data.protocols import PROTOCOLS, Protocol
 from .encoder import Encoder, resize_positions
-from .evaluation import IncompleteEvaluation, evaluate
-from .lean import upsample_cross_entropy
-from .losses import segmentation_loss
-from .metric import Scores, confusion_matrix, scores
-from .model import SETR, SETRConfig, create_model, list_models
-from .prediction import predict
-from .protocol import PROTOCOLS, Protocol
-from .recipes import Recipe, get_recipe, list_recipes
-from .records import list_records, load_record
-from .training import train
-from .weights import (
-    LoadReport,
-    config_from_checkpoint,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
-from .windows import slide_inference
+from .evaluation import IncompleteEvaluation, Scores, confusion_matrix, evaluate, scores
+from .inference import predict, slide_inference
+from .losses.cross_entropy import segmentation_loss
+from .losses.strips import upsample_cross_entropy
+from .model import SETR, SETRConfig
+from .training.loop import train
+from .training.recipes import Recipe, get_recipe, list_recipes
+from .training.record import list_records, load_record
+from .weights.config import config_from_checkpoint
+from .weights.load import LoadReport, load_weights, save_checkpoint
+from .zoo import create_model, list_models, load_checkpoint
 
 if TYPE_CHECKING:
     from .explorer import AttentionExplorer

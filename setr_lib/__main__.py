@@ -14,15 +14,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .checking import check_dataset, splits_to_check
-from .costs import cost_table, costs
-from .datasets import load_dataset
-from .download import ARCHIVES, download
-from .errors import few
-from .evaluation import IncompleteEvaluation, check_classes, evaluate
-from .execution import Execution, default_device, join_processes
-from .exports import (
-    IMAGE_SUFFIXES,
+from .cli.flags import given, size_of
+from .cli.outputs import (
     check_destinations,
     check_label_folder,
     find_images,
@@ -32,26 +25,35 @@ from .exports import (
     save_mask,
     save_overlay,
 )
-from .files import sha256, whole_file, write_json
-from .flags import given, size_of
-from .metric import score_table, scores
-from .model import create_model, list_models, make_network
-from .parser import make_parser
-from .plots import show_curves, spread_palette
-from .prediction import predict, to_pixels, usable_device
-from .priors import prior_scores
-from .protocol import PROTOCOLS, Protocol, find_protocol
-from .rates import describe_groups, parameter_groups
-from .recipes import Recipe, get_recipe, list_recipes, recipe_table
-from .records import ROOT, load_log, load_record, surroundings
-from .training import train
-from .weights import (
-    config_from_checkpoint,
-    load_checkpoint,
-    load_weights,
-    read_tensors,
-    save_checkpoint,
+from .cli.parser import make_parser
+from .costs import cost_table, costs
+from .data.check import check_dataset, splits_to_check
+from .data.classes import spread_palette
+from .data.download import ARCHIVES, download
+from .data.files import IMAGE_SUFFIXES
+from .data.load import load_dataset
+from .data.protocols import PROTOCOLS, Protocol, find_protocol
+from .evaluation import (
+    IncompleteEvaluation,
+    check_classes,
+    evaluate,
+    prior_scores,
+    score_table,
+    scores,
 )
+from .files import few, sha256, whole_file, write_json
+from .images import to_pixels
+from .inference import predict
+from .plots import show_curves
+from .training.devices import Execution, default_device, join_processes, usable_device
+from .training.loop import train
+from .training.optim import describe_groups, parameter_groups
+from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
+from .training.record import ROOT, load_log, load_record, surroundings
+from .weights.config import config_from_checkpoint, make_network
+from .weights.load import load_weights, save_checkpoint
+from .weights.tensors import read_tensors
+from .zoo import create_model, list_models, load_checkpoint
 
 SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
 

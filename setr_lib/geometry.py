@@ -7,14 +7,13 @@ Sizes are always (rows, columns).
 # B batch, C channels or classes, H W image rows and columns, Y X patch rows and columns
 
 import operator
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+IGNORE = 255  # the label of a pixel that is not scored
 
 
 def as_size(size: Any, what: str = "image_size") -> Size:
@@ -73,31 +72,6 @@ def resize(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
-
-
-def resized_strips(
-    maps: Tensor, size: Size, values: int = 1 << 21
-) -> Iterator[tuple[slice, Tensor]]:
-    """What `resize` makes of `(C,h,w)`, a few rows at a time: `(rows, (C,r,W))`.
-
-    For maps of many classes that would fill the memory at the image's size.
-
-    Args:
-        values: about how many numbers a strip holds.
-    """
-    channels, h, w = maps.shape
-    height, width = size
-    at = ((torch.arange(height, device=maps.device) + 0.5) * (h / height) - 0.5).clamp(min=0)
-    above = at.long().clamp(max=h - 1)
-    below, weight = (above + 1).clamp(max=h - 1), (at - above)[:, None]
-    step = max(1, values // (channels * width))
-    for top in range(0, height, step):
-        rows = slice(top, top + step)
-        if (h, w) == (height, width):
-            yield rows, maps[:, rows]
-            continue
-        strip = torch.lerp(maps[:, above[rows]], maps[:, below[rows]], weight[rows])
-        yield rows, resize(strip[None], (strip.shape[1], width))[0]
 
 
 def grid_to_image(maps: Tensor, size: Size, patch: int) -> Tensor:

@@ -3,17 +3,15 @@
 # B batch, H W image rows and columns, N tokens, D width, K classes, h w size of a head's map
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead, enlarge
 from .encoder import Encoder
-from .errors import unknown
 from .geometry import Size, as_count, as_size, as_switch, grid_to_image, patch_grid, resize
-from .losses import heads_loss
+from .losses.cross_entropy import heads_loss
 
 DECODERS = ("naive", "pup", "mla")
 SIZES = {  # width, depth, heads
@@ -212,7 +210,7 @@ class SETR(nn.Module):
 
         Returns:
             For each head `(B,K,h,w)` and the sizes of the resizes that follow; what is then larger
-            than the image is cropped. Two resizes are one matrix product: see `setr_lib.lean`.
+            than the image is cropped. Two resizes are one matrix product: see `setr_lib.losses`.
         """
         size = (images.shape[-2], images.shape[-1])
         grid, patch = patch_grid(size, self.config.patch_size), self.config.patch_size
@@ -259,36 +257,6 @@ class SETR(nn.Module):
         return [(head.small(tokens, grid), head.factors[-1]) for head, tokens in pairs]
 
 
-def make_network(config: Any) -> Any:
-    """The network of a configuration: `SETR` for a `SETRConfig`, `FCN` for an `FCNConfig`."""
-    if isinstance(config, SETRConfig):
-        return SETR(config)
-    from .baselines import FCN
-
-    return FCN(config)
-
-
-def config_from_dict(values: Any) -> Any:
-    """The way back from `dataclasses.asdict` through JSON, which knows lists only.
-
-    A configuration without decoder is the FCN's. Fields that an older file does not have get their
-    defaults.
-
-    Raises:
-        ValueError: if it is no configuration; the message names the field.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"the configuration is {str(values)[:40]!r}, not named fields")
-    kind: Any = SETRConfig
-    if "decoder" not in values:
-        from .baselines import FCNConfig as kind
-    known = [field.name for field in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise ValueError(unknown("field of a configuration", name, known))
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
 def make_encoder(c: SETRConfig) -> nn.Module:
     """The encoder of a configuration: it has `features(images, layers)` and `grid`."""
     class_token = "dropped" if c.decoder == "mla" else "kept"
@@ -297,7 +265,7 @@ def make_encoder(c: SETRConfig) -> nn.Module:
             c.image_size, c.width, c.depth, c.heads, c.patch_size,
             class_token, c.patch_bias, c.in_chans,
         )  # fmt: skip
-    from .baselines import HybridEncoder, TimmEncoder  # timm takes seconds to import
+    from .baselines.backbones import HybridEncoder, TimmEncoder  # timm takes seconds to import
 
     if c.backbone == "hybrid":
         return HybridEncoder(c.image_size, c.width, c.depth, c.heads, class_token, c.in_chans)
@@ -309,125 +277,3 @@ def make_encoder(c: SETRConfig) -> nn.Module:
                 "make the configuration with setr_lib.model.timm_config"
             )
     return encoder
-
-
-def list_models() -> list[str]:
-    """The names that `create_model` knows."""
-    names = [f"setr_{decoder}_{size}" for decoder in DECODERS for size in SIZES]
-    return [*names, "setr_hybrid_base", "fcn_resnet50", "fcn_resnet101"]
-
-
-def create_model(
-    name: str,
-    num_classes: int = 150,
-    image_size: int | Size = 512,
-    aux: bool = True,
-    graph: str = "authors",
-    pretrained: str | None = None,
-    backbone: str | None = None,
-    in_chans: int = 3,
-    patch_size: int | None = None,
-) -> Any:
-    """Make a network of the paper by name.
-
-    Args:
-        name: `setr_{naive,pup,mla}_{tiny,small,base,large}`; `setr_hybrid_base`, the paper's
-            ResNet-50 + T-Base with the Naive decoder; `fcn_resnet{50,101}`, the convolutional
-            network that the paper compares with, for its costs (it takes no pretrained weights).
-            Base and Large are the paper's T-Base and T-Large; Tiny and Small have the shapes of
-            DeiT's.
-        num_classes: classes of the scores.
-        image_size: rows and columns that the position table is made for, or one number for both.
-        aux: whether the auxiliary heads exist.
-        graph: `"authors"`: the network of the authors' code; `"mmseg"`: mmsegmentation's.
-        pretrained: the name of a timm model, whose weights are fetched, or the path of any
-            checkpoint that `load_weights` knows. The paper's T-Base is timm's
-            `vit_base_patch16_384.orig_in21k_ft_in1k`, its DeiT `deit_base_distilled_patch16_384`.
-        backbone: a timm model that replaces the encoder, for example `vit_small_patch14_dinov2`;
-            the size in `name` then plays no part. With `pretrained` equal to it, it gets its
-            weights.
-        in_chans: channels of the images; pretrained patch embeddings are fitted to them.
-        patch_size: side of a patch in pixels; None: 16, or the backbone's.
-
-    Raises:
-        ValueError: for an unknown name (the message lists the nearest ones), and for an argument
-            that the network of this name does not have.
-        ConnectionError: if pretrained weights cannot be fetched.
-    """
-    if name not in list_models():
-        raise ValueError(unknown("model", name, list_models()))
-    if name.startswith("fcn"):
-        from .baselines import FCN, FCNConfig
-
-        given = {"pretrained": pretrained, "backbone": backbone, "patch_size": patch_size}
-        given["graph"] = None if graph == "authors" else graph
-        _refuse(name, given)
-        return FCN(FCNConfig(int(name.removeprefix("fcn_resnet")), num_classes, aux, in_chans))
-    if backbone is None:
-        config = model_config(name, num_classes, image_size, aux, graph)
-        patch_size = config.patch_size if patch_size is None else patch_size
-        config = replace(config, in_chans=in_chans, patch_size=patch_size)
-    else:
-        _refuse(name, {"backbone": backbone if "hybrid" in name else None})
-        config = timm_config(name.split("_")[1], backbone, num_classes, image_size, aux, graph)
-        if patch_size not in (None, config.patch_size):
-            raise ValueError(f"patch_size is {patch_size}; {backbone} has {config.patch_size}")
-        config = replace(config, in_chans=in_chans)
-    model = SETR(config)
-    if pretrained is not None:
-        from .weights import load_pretrained
-
-        load_pretrained(model, pretrained)
-    return model
-
-
-def _refuse(name: str, given: dict[str, Any]) -> None:
-    for argument, value in given.items():
-        if value is not None:
-            raise ValueError(f"{name} has no {argument}, which is {value!r} here; leave it out")
-
-
-def model_config(
-    name: str,
-    num_classes: int = 150,
-    image_size: int | Size = 512,
-    aux: bool = True,
-    graph: str = "authors",
-) -> SETRConfig:
-    """The configuration of a published SETR by name; arguments as in `create_model`."""
-    _, decoder, size = name.split("_")
-    width, depth, heads = SIZES[size]
-    backbone = "vit"
-    if decoder == "hybrid":
-        decoder, backbone = "naive", "hybrid"
-    return SETRConfig(
-        decoder, num_classes, as_size(image_size), width, depth, heads,
-        graph=graph, aux=aux, backbone=backbone,
-    )  # fmt: skip
-
-
-def timm_config(
-    decoder: str,
-    backbone: str,
-    num_classes: int,
-    image_size: int | Size,
-    aux: bool = True,
-    graph: str = "authors",
-    layers: tuple[int, ...] = (),
-) -> SETRConfig:
-    """The configuration of a SETR on a timm backbone.
-
-    Args:
-        layers: the blocks that the heads read; by default the published ones, or quarters of the
-            depth where it is neither 12 nor 24.
-    """
-    from .baselines import TimmEncoder
-
-    with torch.device("meta"):
-        probe = TimmEncoder(backbone, as_size(image_size))
-    if not layers and (decoder, probe.depth) not in LAYERS:
-        layers = tuple(probe.depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-    return SETRConfig(
-        decoder, num_classes, as_size(image_size), probe.width, probe.depth, heads=1,
-        layers=layers, graph=graph, aux=aux, patch_size=probe.patch_size, backbone=backbone,
-    )  # fmt: skip

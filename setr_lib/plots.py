@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .losses import IGNORE
-from .names import spread_palette as spread_palette
+from .geometry import IGNORE
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -149,7 +148,7 @@ def show_curves(runs: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]) ->
     """Loss, rate and mIoU of runs against the step.
 
     Args:
-        runs: name -> (lines of the log, record), as `records.load_log` and `load_record` give them.
+        runs: name -> (lines of the log, record), as `load_log` and `load_record` give them.
     """
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for name, (log, record) in runs.items():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from setr_lib.datasets import Shapes
+from setr_lib.data.load import Shapes
 from setr_lib.model import SETRConfig
-from setr_lib.recipes import Recipe, get_recipe
+from setr_lib.training.recipes import Recipe, get_recipe
 
 matplotlib.use("agg")
 torch.set_num_threads(1)

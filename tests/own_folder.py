@@ -8,8 +8,8 @@ from conftest import small_config
 from PIL import Image
 
 from setr_lib import get_recipe, train
-from setr_lib.execution import Execution
-from setr_lib.recipes import Recipe
+from setr_lib.training.devices import Execution
+from setr_lib.training.recipes import Recipe
 
 CLASSES = ("a", "b", "c")
 

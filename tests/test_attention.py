@@ -13,23 +13,24 @@ from PIL import Image
 
 import setr_lib
 from setr_lib import SETR, Encoder
-from setr_lib.attention import (
-    attention_distance,
-    attention_entropy,
-    attention_inside,
+from setr_lib.attention.capture import hide_keys, prefix_tokens
+from setr_lib.attention.maps import (
     attention_maps,
     attention_rollout,
     attention_rows,
-    hidden_logits,
-    hide,
-    label_grid,
-    prefix_tokens,
     prepare,
     queries_keys,
+)
+from setr_lib.attention.occlusion import hidden_logits, hide
+from setr_lib.attention.stats import (
+    attention_distance,
+    attention_entropy,
+    attention_inside,
+    label_grid,
     uniform_distance,
 )
-from setr_lib.attention.watch import hide_keys
-from setr_lib.baselines import FCN, FCNConfig, HybridEncoder, TimmEncoder
+from setr_lib.baselines.backbones import HybridEncoder, TimmEncoder
+from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
 
 
@@ -70,7 +71,7 @@ def fcn():
 def test_a_block_recomputed_with_its_map_equals_the_block(kind):
     """Explicit = fused, to 1e-6 of the output, on a size that needs padding and other positions."""
     if kind == "hybrid":
-        encoder = wild(HybridEncoder((48, 64), 24, 2, 3, 3))
+        encoder = wild(HybridEncoder((48, 64), 24, 2, 3, "kept", 3))
     else:
         encoder = wild(Encoder((48, 64), 24, 2, 3, class_token=kind))
     images = torch.randn(2, 3, 50, 90)

@@ -7,10 +7,11 @@ from conftest import small_config
 
 import setr_lib
 from setr_lib import SETR, Encoder
-from setr_lib.baselines import FCN, FCNConfig, TimmEncoder
+from setr_lib.baselines.backbones import TimmEncoder
+from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory, costs
-from setr_lib.model import timm_config
-from setr_lib.weights import load_pretrained
+from setr_lib.weights.load import load_pretrained
+from setr_lib.zoo import timm_config
 
 
 def count(model):

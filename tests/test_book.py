@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from setr_lib.__main__ import _parser
-from setr_lib.records import RECORDS, ROOT, list_records, load_record
+from setr_lib.training.record import RECORDS, ROOT, list_records, load_record
 
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 TEXTS = [p for p in ROOT.glob("**/*") if p.suffix in {".md", ".py", ".yml", ".toml", ".cff", ".js"}]
@@ -173,7 +173,7 @@ def test_a_record_can_be_believed(name):
     assert {"processor", "threads"} <= set(record["hardware"]) and "torch" in record["versions"]
     if "recipe" in record:
         from setr_lib import Recipe, scores
-        from setr_lib.recipes import facts_hash
+        from setr_lib.training.recipes import facts_hash
 
         assert record["finished"] and facts_hash(record["recipe"]) == record["recipe_hash"]
         assert Recipe.from_dict(record["recipe"]).schedule == record["step"]

@@ -10,8 +10,8 @@ from PIL import Image
 
 from setr_lib import load_dataset
 from setr_lib.__main__ import main
-from setr_lib.checking import check_dataset, label_histogram, suspicions
-from setr_lib.layouts import CamVid
+from setr_lib.data.check import check_dataset, label_histogram, suspicions
+from setr_lib.data.layouts import CamVid
 
 SIZE = (6, 8)
 

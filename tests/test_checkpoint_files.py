@@ -22,8 +22,8 @@ from test_weights import in_authors_names, random_model
 
 import setr_lib
 from setr_lib import SETR, config_from_checkpoint, load_checkpoint, load_weights
-from setr_lib.tensors import read_tensors
-from setr_lib.weights import save_checkpoint
+from setr_lib.weights.load import save_checkpoint
+from setr_lib.weights.tensors import read_tensors
 
 VIT = {"img_size": (48, 64), "embed_dim": 24, "depth": 4, "num_heads": 3}
 
@@ -527,7 +527,7 @@ def test_what_our_files_say_is_checked_before_memory_is_taken(
     """By every function that reads them, with the file's name; no network is made for them."""
     file = of_ours(tmp_path / "a.safetensors", **changes)
     model = SETR(small_config())
-    monkeypatch.setattr("setr_lib.weights.make_network", lambda config: pytest.fail("made"))
+    monkeypatch.setattr("setr_lib.zoo.make_network", lambda config: pytest.fail("made"))
     for read in (load_checkpoint, config_from_checkpoint, lambda f: load_weights(model, f)):
         with pytest.raises(ValueError, match=rf"a\.safetensors: .*{words}"):
             read(file)
@@ -550,7 +550,9 @@ def test_files_from_before_the_checksum_still_load(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_checkpoint(tmp_path / "b.safetensors")[1]["classes"][0] == "Straße 1"
-        load_checkpoint(setr_lib.records.ROOT / "data/models/camvid_naive_tiny/model.safetensors")
+        load_checkpoint(
+            setr_lib.training.record.ROOT / "data/models/camvid_naive_tiny/model.safetensors"
+        )
 
 
 def test_our_files_in_16_bits_carry_their_checksum(tmp_path):

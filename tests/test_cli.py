@@ -13,14 +13,15 @@ import torch
 from conftest import small_config
 from PIL import Image
 
-from setr_lib import SETR, confusion_matrix, load_checkpoint, recipes
+from setr_lib import SETR, confusion_matrix, load_checkpoint
 from setr_lib.__main__ import main
-from setr_lib.datasets import Shapes
+from setr_lib.cli.outputs import save_label_ids
+from setr_lib.data.load import Shapes
+from setr_lib.data.shapes import PALETTE
 from setr_lib.evaluation import check_classes
-from setr_lib.exports import save_label_ids
-from setr_lib.recipes import replace
-from setr_lib.shapes import PALETTE
-from setr_lib.weights import save_checkpoint
+from setr_lib.training import recipes
+from setr_lib.training.recipes import replace
+from setr_lib.weights.load import save_checkpoint
 
 
 @pytest.fixture
@@ -271,7 +272,7 @@ def test_switches_and_facts_from_the_command_line(tmp_path, monkeypatch, small_r
 
 
 def test_convert_reads_its_input_once(tmp_path, monkeypatch):
-    from setr_lib import tensors
+    from setr_lib.weights import tensors
 
     save_checkpoint(SETR(small_config()), tmp_path / "a.safetensors")
     opened, open_file = [], tensors.safe_open

@@ -16,12 +16,14 @@ from conftest import small_config
 from PIL import Image
 
 import setr_lib
-from setr_lib import SETR, Recipe, exports, recipes
+from setr_lib import SETR, Recipe
 from setr_lib.__main__ import SHIPPED, _parser, main
-from setr_lib.execution import Execution
-from setr_lib.flags import add_flags, field_docs, given
-from setr_lib.pairs import IMAGE_SUFFIXES
-from setr_lib.weights import save_checkpoint
+from setr_lib.cli import outputs as exports
+from setr_lib.cli.flags import add_flags, field_docs, given
+from setr_lib.data.files import IMAGE_SUFFIXES
+from setr_lib.training import recipes
+from setr_lib.training.devices import Execution
+from setr_lib.weights.load import save_checkpoint
 
 CLASSES = [f"class {k}" for k in range(8)]
 

@@ -10,12 +10,12 @@ from own_folder import folder_recipe, make_folder, train_small
 from torch.utils.data import default_collate
 
 from setr_lib import load_checkpoint, load_dataset
-from setr_lib.errors import reason
-from setr_lib.execution import Execution
-from setr_lib.layouts import Folder
-from setr_lib.records import load_log
-from setr_lib.stream import TrainingStream
-from setr_lib.training import Run
+from setr_lib.data.augment import TrainingStream
+from setr_lib.data.layouts import Folder
+from setr_lib.files import reason
+from setr_lib.training.devices import Execution
+from setr_lib.training.loop import Run
+from setr_lib.training.record import load_log
 
 
 def cut_off(folder, *files):
@@ -55,7 +55,7 @@ def test_a_validation_without_a_labelled_pixel_has_no_score_and_the_run_goes_on(
 
 def test_a_score_after_none_is_the_best(tmp_path, monkeypatch):
     """And none after a score takes nothing away."""
-    from setr_lib import training
+    from setr_lib.training import loop as training
 
     empty, full = torch.zeros(3, 3).long(), torch.eye(3).long()
     counts = iter([empty, full, empty])

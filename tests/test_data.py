@@ -12,19 +12,16 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
 from setr_lib import load_dataset
-from setr_lib.datasets import CamVid, Shapes
-from setr_lib.recipes import get_recipe
-from setr_lib.stream import TrainingStream
-from setr_lib.transforms import (
+from setr_lib.data.augment import (
+    TrainingStream,
     TrainTransform,
-    denormalise,
-    fit_inside,
-    normalise,
     photometric_distortion,
     random_crop,
-    resize_image,
-    resize_label,
 )
+from setr_lib.data.layouts import CamVid
+from setr_lib.data.load import Shapes
+from setr_lib.images import denormalise, fit_inside, normalise, resize_image, resize_label
+from setr_lib.training.recipes import get_recipe
 
 # ---- shapes
 

@@ -19,9 +19,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import setr_lib.download as module
+import setr_lib.data.download as module
 from setr_lib import load_dataset
-from setr_lib.download import ADE20K, ADE20K_TEST, CAMVID, download, fetch_archive, labels_digest
+from setr_lib.data.download import (
+    ADE20K,
+    ADE20K_TEST,
+    CAMVID,
+    download,
+    fetch_archive,
+    labels_digest,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -215,7 +222,7 @@ def test_camvid_is_fetched_at_one_commit():
 
 def test_the_expected_digests_are_those_of_the_data():
     """Where CamVid is at hand (data/camvid), its labels have the digests that are expected."""
-    from setr_lib.records import ROOT
+    from setr_lib.training.record import ROOT
 
     if not (ROOT / "data" / "camvid").is_dir():
         pytest.skip("CamVid is not in data/camvid")
@@ -288,7 +295,7 @@ def test_the_next_try_goes_on_where_the_last_one_stopped(speaker, tmp_path, way)
 FETCH = """
 import dataclasses, sys
 from pathlib import Path
-from setr_lib.download import CAMVID, fetch_archive
+from setr_lib.data.download import CAMVID, fetch_archive
 _, url, target, commit = sys.argv
 archive = dataclasses.replace(
     CAMVID, url=url, commit=commit, counts={"train": 2, "val": 2}, labels={}

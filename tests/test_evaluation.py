@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import setr_lib
 from setr_lib import PROTOCOLS, SETR, Protocol, confusion_matrix, scores, slide_inference
-from setr_lib.baselines import FCN, FCNConfig
+from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
-from setr_lib.datasets import Shapes
-from setr_lib.geometry import resize, resized_strips
-from setr_lib.prediction import evaluating, to_pixels
-from setr_lib.priors import prior_scores
-from setr_lib.windows import window_starts
+from setr_lib.data.load import Shapes
+from setr_lib.evaluation import prior_scores
+from setr_lib.geometry import resize
+from setr_lib.images import to_pixels
+from setr_lib.inference import evaluating, resized_strips, window_starts
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -292,9 +292,9 @@ def test_every_protocol_equals_brute_force(plan):
     image = np.random.default_rng(0).integers(0, 256, (41, 58, 3), dtype=np.uint8)
     total = 0
     for size in view_sizes(plan, (41, 58)):
-        view = setr_lib.transforms.resize_image(image, size)
+        view = setr_lib.images.resize_image(image, size)
         for pixels in (view, view[:, ::-1].copy())[: 1 + plan.flip]:
-            images = setr_lib.transforms.normalise(pixels)[None]
+            images = setr_lib.images.normalise(pixels)[None]
             if plan.window:
                 logits = slide_by_brute_force(model, images, plan.window, plan.stride)
             else:

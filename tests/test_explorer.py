@@ -14,13 +14,14 @@ from sklearn.datasets import load_sample_image
 
 import setr_lib
 from setr_lib import SETR, AttentionExplorer, attention_maps, attention_rollout
-from setr_lib.attention import attention_rows, hide, queries_keys
-from setr_lib.datasets import load_dataset
+from setr_lib.attention.maps import attention_rows, queries_keys
+from setr_lib.attention.occlusion import hide
+from setr_lib.data.load import load_dataset
 from setr_lib.explorer import packing
 from setr_lib.explorer.contents import principal_colours
 from setr_lib.explorer.packing import ACCURACY, pack_attention, pooled_pairs, unpack_head
+from setr_lib.images import normalise, resize_image
 from setr_lib.model import SETRConfig
-from setr_lib.transforms import normalise, resize_image
 
 SHIPPED = "data/models/camvid_naive_tiny/model.safetensors"
 
@@ -360,7 +361,7 @@ def test_a_timm_backbone_is_explored_too():
 def test_a_shapes_scene_keeps_its_own_classes_for_another_network():
     """Then right and wrong are not judged."""
     image, label = load_dataset("shapes", "val")[0]
-    shapes = setr_lib.datasets.Shapes("val")
+    shapes = setr_lib.data.load.Shapes("val")
     model = sharp_model(num_classes=11)
     widget = explorer(
         model,

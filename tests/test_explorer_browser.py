@@ -25,12 +25,12 @@ from PIL import Image
 from test_explorer import picture, sharp_model
 
 from setr_lib import AttentionExplorer, attention_maps, attention_rollout
-from setr_lib.attention import (
+from setr_lib.attention.maps import attention_rows
+from setr_lib.attention.occlusion import hide
+from setr_lib.attention.stats import (
     attention_distance,
     attention_entropy,
     attention_inside,
-    attention_rows,
-    hide,
     label_grid,
 )
 from setr_lib.explorer.packing import ACCURACY

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from setr_lib import load_dataset, names
-from setr_lib.checking import check_dataset, splits_to_check
-from setr_lib.classlist import read_class_list
-from setr_lib.datasets import NAMES, OFFICIAL, open_dataset
-from setr_lib.layouts import LABEL_ENDINGS, context_table
-from setr_lib.matfile import read_mat
+from setr_lib import load_dataset
+from setr_lib.data import classes as names
+from setr_lib.data.check import check_dataset, splits_to_check
+from setr_lib.data.classlist import read_class_list
+from setr_lib.data.layouts import LABEL_ENDINGS, context_table
+from setr_lib.data.load import NAMES, OFFICIAL, open_dataset
+from setr_lib.data.matfile import read_mat
 
 SIZE = (6, 8)
 

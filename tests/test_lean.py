@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from setr_lib import SETR, lean, upsample_cross_entropy
-from setr_lib.baselines import FCN, FCNConfig
+from setr_lib import SETR, upsample_cross_entropy
+from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
-from setr_lib.lean import resize_matrix
+from setr_lib.losses import strips as lean
+from setr_lib.losses.strips import resize_matrix
 from setr_lib.model import DECODERS
 
 

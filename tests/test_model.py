@@ -231,7 +231,7 @@ def test_published_layers():
         "setr_mla_base": (2, 5, 8, 11),
     }
     for name, layers in wanted.items():
-        assert setr_lib.model.model_config(name).layers == layers
+        assert setr_lib.zoo.model_config(name).layers == layers
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,19 @@ from conftest import small_config
 from sklearn.linear_model import LogisticRegression
 
 from setr_lib import SETR, load_dataset, load_record, predict
-from setr_lib.attention import (
+from setr_lib.attention.maps import prepare
+from setr_lib.attention.probes import (
     Probes,
     emergence,
     fit_probes,
     forward_stages,
     load_probes,
-    prepare,
     probe_logits,
     save_probes,
 )
-from setr_lib.baselines import FCN, FCNConfig
-from setr_lib.records import ROOT
-from setr_lib.shapes import CLASSES
+from setr_lib.baselines.fcn import FCN, FCNConfig
+from setr_lib.data.shapes import CLASSES
+from setr_lib.training.record import ROOT
 
 SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny"
 

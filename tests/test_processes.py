@@ -10,9 +10,8 @@ from conftest import small_config
 from torch import nn
 
 from setr_lib import load_checkpoint, train
-from setr_lib.execution import Execution
-from setr_lib.stream import split_batch
-from setr_lib.training import Run
+from setr_lib.training.devices import Execution, split_batch
+from setr_lib.training.loop import Run
 
 CPU = Execution(device="cpu")
 WAYS = [(average, micro) for average in ("all", "valid") for micro in (None, 1)]
@@ -213,7 +212,7 @@ def test_a_run_in_bf16_goes_on_bit_for_bit(tmp_path, recipe):
 
 
 def test_switches_that_cannot_be_are_explained(recipe):
-    from setr_lib.baselines import FCNConfig
+    from setr_lib.baselines.fcn import FCNConfig
 
     with pytest.raises(ValueError, match="precision is 'half'; choose fp32, bf16, fp16"):
         Execution("half")
@@ -269,7 +268,7 @@ def test_who_waits_for_other_processes_says_so(capsys, monkeypatch):
     """After a while, with what the environment says; not where nobody is to come."""
     import time
 
-    from setr_lib.execution import patience
+    from setr_lib.training.devices import patience
 
     for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -289,7 +288,7 @@ def test_who_waits_for_other_processes_says_so(capsys, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["mps", "cuda", "xpu"])
 def test_the_gpu_is_the_default_whoever_made_it(monkeypatch, kind):
-    from setr_lib.execution import default_device
+    from setr_lib.training.devices import default_device
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device(kind))
@@ -301,7 +300,7 @@ def test_the_gpu_is_the_default_whoever_made_it(monkeypatch, kind):
 @pytest.mark.parametrize("device, index", [("mps", []), ("cuda:1", [torch.device("cuda:1")])])
 def test_random_numbers_of_a_gpu_are_kept(monkeypatch, device, index):
     """Apple's functions take no device, the others do."""
-    from setr_lib.execution import rng_state, set_rng_state
+    from setr_lib.training.devices import rng_state, set_rng_state
 
     device, kept = torch.device(device), torch.arange(3)
     calls = []
@@ -336,8 +335,8 @@ def test_crops_are_copied_ahead_on_cuda_only(recipe, batch, monkeypatch, kind, e
 
 def test_one_of_several_gpus_may_be_named(recipe, monkeypatch):
     """`cuda:1` of one process; several processes have one each."""
-    from setr_lib import execution
-    from setr_lib.execution import Team
+    from setr_lib.training import devices as execution
+    from setr_lib.training.devices import Team
 
     class Fake:
         num_processes, process_index, is_main_process = 1, 0, True

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from setr_lib.reading import BAND, check_labels, read_image, read_label, read_pair, read_text
+from setr_lib.data.files import check_labels, read_label, read_pair, read_text
+from setr_lib.images import BAND, read_image
 
 
 def save(path, array, mode=None, **options):

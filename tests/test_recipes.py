@@ -8,8 +8,8 @@ import pytest
 
 from setr_lib import get_recipe, list_recipes, list_records, load_record, train
 from setr_lib.__main__ import main
-from setr_lib.baselines import FCNConfig
-from setr_lib.recipes import RECIPES, Recipe, facts_hash, replace
+from setr_lib.baselines.fcn import FCNConfig
+from setr_lib.training.recipes import RECIPES, Recipe, facts_hash, replace
 
 # The rows of the authors' configurations, written down again from them: crop, batch, steps, rate,
 # rate of the paper, classes, window's stride.

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from setr_lib import load_record, records
-from setr_lib.errors import say
-from setr_lib.records import git_commit, load_log
+from setr_lib import load_record
+from setr_lib.files import say
+from setr_lib.training import record as records
+from setr_lib.training.record import git_commit, load_log
 
 ME = ("-c", "user.name=me", "-c", "user.email=me@example.org")
 
@@ -23,8 +24,8 @@ def git(folder, *words):
 def checkout(tmp_path):
     """A repository that holds the package."""
     root = tmp_path / "checkout"
-    (root / "setr_lib").mkdir(parents=True)
-    (root / "setr_lib" / "records.py").write_text("1")
+    (root / "setr_lib" / "training").mkdir(parents=True)
+    (root / "setr_lib" / "training" / "record.py").write_text("1")
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "mine")
@@ -36,7 +37,7 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_told(checkout, monke
     assert len(commit) == 40 and git_commit(checkout) == commit
     monkeypatch.setenv("GIT_DIR", str(records.ROOT / ".git"))  # as where a hook starts a run
     assert git_commit(checkout) == commit
-    (checkout / "setr_lib" / "records.py").write_text("2")
+    (checkout / "setr_lib" / "training" / "record.py").write_text("2")
     assert git_commit(checkout) == f"{commit}+changes"
 
 
@@ -50,7 +51,7 @@ def test_another_repository_is_never_named(checkout, place):
     """A package in the user's own project, wherever in it, has none of its commits."""
     root = checkout
     if place == "top level":
-        git(root, "rm", "-q", "--cached", "setr_lib/records.py")
+        git(root, "rm", "-q", "--cached", "setr_lib/training/record.py")
         git(root, "commit", "-qm", "theirs", "--allow-empty")
     else:
         root = checkout / ".venv" / "site-packages"

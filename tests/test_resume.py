@@ -11,10 +11,11 @@ import torch
 from filelock import FileLock
 from own_folder import folder_recipe, make_folder, train_small
 
-from setr_lib import load_checkpoint, load_record, states
-from setr_lib.recipes import replace
-from setr_lib.states import claim
-from setr_lib.training import Run, way_on
+from setr_lib import load_checkpoint, load_record
+from setr_lib.training import checkpoint as states
+from setr_lib.training.checkpoint import claim
+from setr_lib.training.loop import Run, way_on
+from setr_lib.training.recipes import replace
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_a_folder_that_a_run_writes_to_takes_no_other(tmp_path, recipe, monkeypa
 
 def test_the_lock_of_a_dead_process_is_nobodys(tmp_path):
     code = (
-        "import os, sys, pathlib; from setr_lib.states import claim;"
+        "import os, sys, pathlib; from setr_lib.training.checkpoint import claim;"
         "lock = claim(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from conftest import small_config
 from own_folder import folder_recipe, make_folder
 
-from setr_lib import SETR, load_checkpoint, train, training
-from setr_lib.execution import Execution
-from setr_lib.states import has_state, load_state, save_state
-from setr_lib.training import Run
-from setr_lib.weights import save_checkpoint
+from setr_lib import SETR, load_checkpoint, train
+from setr_lib.training import loop as training
+from setr_lib.training.checkpoint import has_state, load_state, save_state
+from setr_lib.training.devices import Execution
+from setr_lib.training.loop import Run
+from setr_lib.weights.load import save_checkpoint
 
 
 def run(recipe, out, workers=0, **options):
@@ -261,7 +262,7 @@ def test_a_damaged_last_state_falls_back_to_the_one_before(tmp_path, small_recip
 
 def test_a_damaged_state_never_replaces_the_good_one(tmp_path):
     """Killed between the two renames of the saving after a fall back, a whole state is left."""
-    from setr_lib.states import retire_damaged
+    from setr_lib.training.checkpoint import retire_damaged
 
     for step in (1, 2):
         save_state(tmp_path, {**STATE, "step": step})

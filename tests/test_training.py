@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from setr_lib import SETR, get_recipe, load_checkpoint, train
-from setr_lib.datasets import Shapes
-from setr_lib.execution import Execution
-from setr_lib.protocol import Protocol
-from setr_lib.rates import describe_groups, make_optimiser, parameter_groups, rate_at
-from setr_lib.recipes import Recipe, replace
-from setr_lib.records import load_log
-from setr_lib.stream import TrainingStream
-from setr_lib.training import Run
+from setr_lib.data.augment import TrainingStream
+from setr_lib.data.load import Shapes
+from setr_lib.data.protocols import Protocol
+from setr_lib.training.devices import Execution
+from setr_lib.training.loop import Run
+from setr_lib.training.optim import describe_groups, make_optimiser, parameter_groups, rate_at
+from setr_lib.training.recipes import Recipe, replace
+from setr_lib.training.record import load_log
 
 
 def run(recipe, out, workers=0, **options):
@@ -44,7 +44,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path, small_recipe):
 
 def test_best_is_the_best_evaluation(tmp_path, small_recipe, monkeypatch):
     """With scores that fall after the first evaluation, best stays at the first."""
-    from setr_lib import training as loop
+    from setr_lib.training import loop
 
     counts = iter([torch.eye(8).long() * 5, torch.ones(8, 8).long()])
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: next(counts))
@@ -156,7 +156,7 @@ def test_the_step_of_a_bad_loss_is_named_also_when_looked_at_late(small_recipe):
 def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
     tmp_path, small_recipe, monkeypatch
 ):
-    from setr_lib import training as loop
+    from setr_lib.training import loop
 
     asked = []
     monkeypatch.setattr(
@@ -173,9 +173,10 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
 
 def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
     """The baseline takes the same loop, and its file says which network it holds."""
-    from setr_lib import training as loop
-    from setr_lib.baselines import FCN, FCNConfig
-    from setr_lib.weights import config_from_checkpoint, load_pretrained
+    from setr_lib.baselines.fcn import FCN, FCNConfig
+    from setr_lib.training import loop
+    from setr_lib.weights.config import config_from_checkpoint
+    from setr_lib.weights.load import load_pretrained
 
     monkeypatch.setattr(loop, "save_state", lambda *_: None)  # half a gigabyte
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: torch.eye(8).long())
@@ -191,7 +192,7 @@ def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
 
 def test_a_run_starts_from_pretrained_weights(tmp_path, small_recipe):
     """From a file, and only at its beginning: a resumed run has its own."""
-    from setr_lib.weights import save_checkpoint
+    from setr_lib.weights.load import save_checkpoint
 
     theirs = SETR(small_recipe.config)
     torch.nn.init.constant_(theirs.encoder.cls_token, 0.123)
@@ -216,8 +217,8 @@ def test_the_log_tells_speed_and_memory(tmp_path, small_recipe):
 
 def test_the_share_of_peak_is_arithmetic_over_time(small_recipe, monkeypatch):
     """16 images in 2 seconds of a network whose step costs 3 forward passes with all heads."""
-    from setr_lib import progress
     from setr_lib.costs import peak_tflops, step_gflops
+    from setr_lib.training import record as progress
 
     recipe = dataclasses.replace(small_recipe, batch=8)
     seen = progress.Progress(recipe, 0, 10, torch.device("cpu"), False, peak=50.0)

@@ -14,7 +14,7 @@ from conftest import small_config
 
 import setr_lib
 from setr_lib import SETR, config_from_checkpoint, load_weights
-from setr_lib.weights import fit_positions, inflate, save_checkpoint
+from setr_lib.weights.load import fit_positions, inflate, save_checkpoint
 
 
 def random_model(decoder, graph="authors", **facts):

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from setr_lib import attention
-from setr_lib.attention.reach import distances
-from setr_lib.datasets import load_dataset
+from setr_lib.attention.stats import distances
+from setr_lib.data.load import load_dataset
 from setr_lib.files import whole_file, write_json
 from setr_lib.model import SETR
-from setr_lib.records import surroundings
-from setr_lib.weights import load_checkpoint
+from setr_lib.training.record import surroundings
+from setr_lib.zoo import load_checkpoint
 
 PIXELS = 4  # of every image, drawn at random
 HIDDEN = 0.1  # of the patches

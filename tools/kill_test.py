@@ -19,13 +19,14 @@ from types import MappingProxyType
 
 import torch
 
-from setr_lib import load_checkpoint, load_record, train, training
-from setr_lib.datasets import Shapes
-from setr_lib.execution import Execution
+from setr_lib import load_checkpoint, load_record, train
+from setr_lib.data.load import Shapes
 from setr_lib.model import SETRConfig
-from setr_lib.recipes import Recipe, get_recipe
-from setr_lib.records import load_log
-from setr_lib.states import has_state
+from setr_lib.training import loop as training
+from setr_lib.training.checkpoint import has_state
+from setr_lib.training.devices import Execution
+from setr_lib.training.recipes import Recipe, get_recipe
+from setr_lib.training.record import load_log
 
 LONGEST = 2.5  # seconds that a process may live
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from setr_lib.attention import emergence, fit_probes, prepare, save_probes
-from setr_lib.datasets import load_dataset
+from setr_lib.attention.maps import prepare
+from setr_lib.attention.probes import emergence, fit_probes, save_probes
+from setr_lib.data.load import load_dataset
+from setr_lib.evaluation import confusion_matrix, scores
 from setr_lib.files import write_json
-from setr_lib.metric import confusion_matrix, scores
-from setr_lib.records import surroundings
-from setr_lib.weights import load_checkpoint
+from setr_lib.training.record import surroundings
+from setr_lib.zoo import load_checkpoint
 
 
 def main() -> None:

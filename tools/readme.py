@@ -8,7 +8,7 @@ python -m tools.readme --picture CHECKPOINT    draw the first picture with this 
 import argparse
 import sys
 
-from setr_lib.records import ROOT, list_records, load_record
+from setr_lib.training.record import ROOT, list_records, load_record
 
 FILES = (ROOT / "README.md", ROOT / "book" / "index.md", ROOT / "book" / "speed.md")
 PICTURE = ROOT / "book" / "figures" / "prediction.jpg"
@@ -34,8 +34,8 @@ def run_row(name: str, record: dict) -> list[str]:
     machine = hardware.get("gpu") or f"{hardware['threads']} threads of {hardware['processor']}"
     how = f"{recipe['schedule']} steps of {recipe['batch']}, {recipe['optimiser'].upper()}"
     minutes = f"{record['seconds'] / 60:.1f} min"
-    last = (record['last'] or {}).get('miou')
-    miou = '' if last is None else f'{100 * last:.1f}'
+    last = (record["last"] or {}).get("miou")
+    miou = "" if last is None else f"{100 * last:.1f}"
     return [f"`{name}`", recipe["dataset"], how, minutes, machine, str(record["seed"]), miou]
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from setr_lib import Protocol, evaluate, load_checkpoint, load_dataset, scores
+from setr_lib.data.protocols import SCALES
 from setr_lib.files import sha256, write_json
-from setr_lib.protocol import SCALES
-from setr_lib.records import ROOT, surroundings
-from setr_lib.windows import window_starts
+from setr_lib.inference import window_starts
+from setr_lib.training.record import ROOT, surroundings
 
 CHECKPOINT = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
 WINDOW = (180, 240)  # what the network was trained on: whole images at half their size

@@ -1,6 +1,6 @@
 """One door to everything about attention: maps, their statistics, hiding, and what emerges."""
 
-from .hiding import Hidden, hidden_logits, hide
+from .capture import prefix_tokens
 from .maps import (
     AttentionMaps,
     attention_maps,
@@ -11,6 +11,7 @@ from .maps import (
     prepare,
     queries_keys,
 )
+from .occlusion import Hidden, hidden_logits, hide
 from .probes import (
     Emergence,
     Probes,
@@ -21,14 +22,13 @@ from .probes import (
     probe_logits,
     save_probes,
 )
-from .reach import (
+from .stats import (
     attention_distance,
     attention_entropy,
     attention_inside,
     label_grid,
     uniform_distance,
 )
-from .watch import prefix_tokens
 
 __all__ = [
     "AttentionMaps",

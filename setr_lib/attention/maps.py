@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import unknown
+from ..files import unknown
 from ..geometry import Size, patch_grid
-from ..prediction import to_pixels
-from ..transforms import fit_inside, normalise, resize_image
-from .watch import encoder_of, prefix_tokens, watch
+from ..images import fit_inside, normalise, resize_image, to_pixels
+from .capture import encoder_of, prefix_tokens, watch
 
 FUSE: dict[str, Any] = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}  # over the heads
 

@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..datasets import PairDataset
+from ..data.files import PairDataset
 from ..decoders import MLA, to_map
 from ..files import whole_file
 from ..geometry import Size, patch_grid, resize
 from ..model import SETR
-from ..weights import read_tensors
+from ..weights.tensors import read_tensors
+from .capture import depth_of, encoder_of, run
 from .maps import prepare
-from .reach import class_counts
-from .watch import depth_of, encoder_of, run
+from .stats import class_counts
 
 
 def forward_stages(model: SETR, images: Tensor) -> dict[str, Any]:

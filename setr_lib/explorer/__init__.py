@@ -17,15 +17,15 @@ import numpy as np
 import traitlets
 from matplotlib import colormaps
 
-from ..attention import Probes, prepare
-from ..datasets import check_labels
-from ..errors import unknown
-from ..files import whole_file
+from ..attention.maps import prepare
+from ..attention.probes import Probes
+from ..data.classes import spread_palette
+from ..data.files import check_labels
+from ..files import unknown, whole_file
 from ..geometry import Size, patch_grid
+from ..images import resize_label, to_pixels
 from ..model import SETR
-from ..plots import Palette, spread_palette
-from ..prediction import to_pixels
-from ..transforms import resize_label
+from ..plots import Palette
 from .contents import Scene, View, jpeg
 from .packing import Parcel
 from .page import document, fragment, module, picture, still_picture

@@ -13,25 +13,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..attention import (
-    Probes,
+from ..attention.capture import prefix_tokens
+from ..attention.maps import attention_row, queries_keys
+from ..attention.occlusion import hide
+from ..attention.probes import Probes, emergence, forward_stages
+from ..attention.stats import (
     attention_distance,
     attention_entropy,
     attention_inside,
-    attention_row,
-    emergence,
-    forward_stages,
-    hide,
     label_grid,
-    prefix_tokens,
-    queries_keys,
     uniform_distance,
 )
-from ..geometry import Size, patch_grid
-from ..losses import IGNORE
-from ..metric import confusion_matrix, scores
+from ..evaluation import confusion_matrix, scores
+from ..geometry import IGNORE, Size, patch_grid
+from ..images import denormalise
 from ..model import SETR
-from ..transforms import denormalise
 from .packing import PackedAttention, Parcel, pack_attention, pooled_pairs
 
 CHOICES = ("attended", "nearest", "random")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from setr_lib.files import read_json, write_json
-from setr_lib.records import surroundings
+from setr_lib.training.record import surroundings
 
 SUBJECTS = ("encoder", "loss", "metric", "step", "windows")
 

@@ -1,0 +1,1 @@
+"""Other networks: the convolutional baseline, and other encoders behind the interface of ours."""

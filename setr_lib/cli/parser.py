@@ -1,0 +1,118 @@
+"""The words of the command line: its commands and their flags, each with what it means."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..data.download import ARCHIVES, GUIDES
+from ..data.load import NAMES
+from ..data.protocols import PROTOCOLS
+from ..training.devices import Execution
+from ..training.recipes import Recipe
+from .flags import a_path, add_flags, between
+
+Command = Callable[[argparse.Namespace], None]
+ABOUT = """SETR, step by step. In a folder that you did not fill yourself, call it as `setr`, which
+is there once the package is installed: `python -m setr_lib` asks Python to look there first."""
+CHECKPOINT = "a checkpoint, or the folder of a run; the network of the book if not given"
+SHARED: dict[str, dict[str, Any]] = {
+    "root": {"type": a_path, "help": "the folder with the data sets; default: SETR_DATA, or data"},
+    "split": {"default": "val", "help": "train, val, test, ...; default: val"},
+    "protocol": {
+        "help": f"how images are read: {', '.join(PROTOCOLS)}; default: the paper's for its data "
+        "sets, else that of the training"
+    },
+    "ms": {"action": "store_true", "help": "six scales and their mirror images"},
+    "device": {"help": "cpu, cuda, ...; default: a GPU if there is one"},
+    "quiet": {"action": "store_true", "help": "no progress bar"},
+}
+
+
+def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Args:
+        commands: functions called `_NAME`, whose docstrings say what they do; the options that are
+            parsed have the one that was named as `run`.
+    """
+    runs = {run.__name__.removeprefix("_"): run for run in commands}
+    parser = argparse.ArgumentParser(prog="setr", description=ABOUT)
+    parser.add_argument("--version", action="version", version=f"setr_lib {__version__}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def verb(name: str, *shared: str) -> Callable[..., Any]:
+        text = (runs[name].__doc__ or "").strip()
+        added = verbs.add_parser(name, help=text.splitlines()[0], description=text)
+        added.set_defaults(run=runs[name])
+        for flag in shared:
+            added.add_argument(f"--{flag}", **SHARED[flag])
+        return added.add_argument
+
+    sizes = {"type": between(1, 65536), "nargs": "+", "metavar": "PIXELS"}
+    add = verb("summary")
+    add("model", nargs="?", help="for example setr_pup_large")
+    add("--all", action="store_true", help="a table of every model")
+    add("--image-size", **sizes, default=[512], help="one side, or rows and columns; default: 512")
+    add("--classes", type=between(1, 65536), default=150, help="their number; default: 150")
+
+    add = verb("convert")
+    add("input", type=a_path, help="a checkpoint of the authors or of mmsegmentation")
+    add("output", type=a_path, help="a safetensors file")
+    add("--heads", type=between(1, 4096), help="attention heads; default: width / 64")
+    add("--layers", type=int, nargs="+", help="0-based blocks that the heads read; default: the "
+        "published ones of this depth")  # fmt: skip
+    add("--image-size", **sizes, help="that the position table was made for; default: its square")
+
+    verb("download", "root")("dataset", choices=sorted([*ARCHIVES, *GUIDES]), help="which one")
+
+    add = verb("check", "root", "quiet")
+    add("dataset", help=", ".join(NAMES[1:]))
+    add("--split", nargs="+", help="default: train and val; of folder:PATH, all")
+    add("--json", type=a_path, help="write the findings to this file too")
+    add("--workers", type=between(0, 256), default=4, help="threads that read files; default: 4")
+
+    verb("recipes")("name", nargs="?", default="", help="a recipe, or a part of names")
+
+    add = verb("train", "root", "quiet")
+    add("recipe", help="a name that `recipes` lists")
+    add("--out", type=a_path, help="the run folder; default: runs/RECIPE")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    add("--steps", type=int, help="stop after so many steps in all; default: the schedule's")
+    train_parser = verbs.choices["train"]
+    add_flags(train_parser, Execution, "how it is run, whatever the recipe")
+    add_flags(train_parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
+
+    add = verb("plot")
+    add(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        type=os.path.expanduser,
+        help="a run folder, or a record's name",
+    )
+    add("--out", type=a_path, default=Path("curves.png"), help="default: curves.png")
+
+    add = verb("evaluate", "split", "root", "protocol", "ms", "device", "quiet")
+    add("checkpoint", nargs="?", type=a_path, help=CHECKPOINT)
+    add("--data", help="the data set; default: the one that it was trained on")
+    add("--json", type=a_path, help="write the scores to this file, with all that led to them")
+    add("--save-predictions", type=a_path, metavar="FOLDER",
+        help="a PNG per image, in the data set's own numbers")  # fmt: skip
+
+    add = verb("predict", "protocol", "ms", "device", "quiet")
+    add("images", nargs="+", type=a_path, help="files, and folders of images")
+    add("--checkpoint", type=a_path, help=CHECKPOINT)
+    add("--out", type=a_path, help="of one file: the image with the classes laid over it, or a "
+        "folder for it (default: overlay.png); of more: the folder for masks/ and overlays/ "
+        "(default: predictions)")  # fmt: skip
+    add("--mask", type=a_path, help="of one file: write the class numbers to this PNG too")
+    add("--opacity", type=between(0, 1, float), default=0.55, help="of the classes, 0 to 1; "
+        "default: 0.55")  # fmt: skip
+
+    add = verb("baselines", "split", "root")
+    add("dataset", help=", ".join(NAMES))
+    add("--out", type=a_path, help="write a record to this folder too")
+    return parser

@@ -1,0 +1,1 @@
+"""The training loss: cross-entropy of scores that are smaller than the image."""

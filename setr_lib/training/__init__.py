@@ -1,0 +1,1 @@
+"""How a run goes: recipes, the loop, devices, state and record."""

@@ -1,0 +1,244 @@
+"""What a run leaves behind and what is seen of it: its record, its log, its bar."""
+
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from ..costs import peak_tflops, step_gflops
+from ..files import parse_json, read_json
+from ..weights.config import make_network
+from .recipes import Recipe
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+RECORDS = ROOT / "data" / "records"  # the committed ones
+
+
+def load_record(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """A record by the name of its folder in `data/records`, or by the path of a run folder.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists the committed ones.
+        ValueError: if the file is damaged.
+    """
+    file = run_folder(name) / "record.json"
+    record = read_json(file)
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} holds no record, but a {type(record).__name__}")
+    return record
+
+
+def run_folder(name: str | os.PathLike[str]) -> Path:
+    """Where a run lies that is named as in `load_record`."""
+    for folder in (RECORDS / name, Path(name)):
+        if (folder / "record.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no record {name}; data/records holds {', '.join(list_records()) or 'none'}"
+    )
+
+
+def load_log(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's `log.jsonl`; `name` as in `load_record`. Empty if it has none.
+
+    Raises:
+        ValueError: if one is damaged; file and line are named.
+    """
+    file = run_folder(name) / "log.jsonl"
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    log = [parse_json(line, f"{file}, line {n},") for n, line in enumerate(lines, 1)]
+    for number, line in enumerate(log, 1):
+        if not isinstance(line, dict):
+            raise ValueError(f"{file}, line {number}, holds a {type(line).__name__}, not facts")
+    return log
+
+
+def list_records() -> list[str]:
+    """The names of the committed records."""
+    return sorted(path.parent.name for path in RECORDS.glob("*/record.json"))
+
+
+def run_record(run: Any) -> dict[str, Any]:
+    """What was run, on what, and what came out; one confusion matrix, the last.
+
+    Args:
+        run: a `training.Run`.
+    """
+    recipe, evaluations = run.recipe, run.evaluations
+    plain = [{k: v for k, v in e.items() if k != "counts"} for e in evaluations]
+    scored = [e for e in plain if e["miou"] is not None]  # None: no labelled pixel
+    return {
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash(),
+        "seed": recipe.seed,
+        "classes": list(run.data.classes),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "step": run.step,
+        "finished": run.step == recipe.schedule,
+        "started": run.started,
+        "seconds": round(run.seconds, 1),
+        **run.surroundings,
+        "sessions": run.sessions,
+        "images": run.images,
+        "evaluations": plain,
+        "best": max(scored, key=lambda e: e["miou"], default=None),
+        "last": evaluations[-1] if evaluations else None,
+    }
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Commit, hardware and versions: what a number has to carry to be believed."""
+    return {"commit": git_commit(), "hardware": hardware(device), "versions": versions()}
+
+
+def git_commit(root: Path = ROOT) -> str:
+    """The commit of this library's own checkout, with `+changes` if it is not what is on disk.
+
+    "unknown" where the library lies elsewhere, be it inside another repository: that one's commit
+    says nothing about this code.
+    """
+    if not (root / ".git").exists():
+        return "unknown"  # without asking git, whose settings in a folder above could run programs
+    try:
+        _git(root, "ls-files", "--error-unmatch", f"{PACKAGE.name}/training/record.py")
+        # Submodules would bring their own settings along.
+        lines = _git(
+            root, "status", "--porcelain=v2", "--branch", "--untracked-files=no",
+            "--ignore-submodules=all",
+        ).splitlines()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    commit = next(line.split()[-1] for line in lines if line.startswith("# branch.oid"))
+    return commit + ("+changes" if any(not line.startswith("#") for line in lines) else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    """What git says about this folder alone: not about one above, nor one that a hook works on."""
+    surroundings = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    surroundings["GIT_CEILING_DIRECTORIES"] = str(root.parent)
+    done = subprocess.run(
+        ["git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", *words],
+        cwd=root, env=surroundings, capture_output=True, text=True, check=True, timeout=20,
+    )  # fmt: skip
+    return done.stdout
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Processor, threads, and the GPU if one is used."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    found: dict[str, Any] = {
+        "device": device.type,
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "setr-lib"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "from the checkout"
+    return found
+
+
+class Progress:
+    """Counts images and seconds, and shows them.
+
+    Args:
+        done, steps: steps that are behind, and at which the run ends.
+        show: whether there is a bar.
+        board: the folder for TensorBoard; None: no such files.
+        peak: arithmetic that all devices together could do, in 1e9 a second; None: unknown.
+    """
+
+    def __init__(
+        self, recipe: Recipe, done: int, steps: int, device: torch.device,
+        show: bool, board: Path | None = None, peak: float | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.device, self.peak = recipe, device, peak
+        self.gflops = peak and step_gflops(lambda: make_network(recipe.config), recipe.crop)
+        self.bar = tqdm(total=steps, initial=done, desc=recipe.name, disable=not show)
+        self.board: Any = board and tensorboard(board, done)
+        self.logged, self.training_seconds = done, 0.0  # since the last line of the log
+        self.beginning = time.monotonic()
+
+    def step_begins(self) -> None:
+        """Only from here to `step_ends` counts for the images per second."""
+        self.beginning = time.monotonic()
+
+    def step_ends(self) -> None:
+        """The bar moves on by one."""
+        self.training_seconds += time.monotonic() - self.beginning
+        self.bar.update()
+
+    def line(self, step: int, loss: float, rate: float, seconds: float) -> dict[str, Any]:
+        """The next line of the log, also shown."""
+        images = (step - self.logged) * self.recipe.batch
+        speed = images / max(self.training_seconds, 1e-9)
+        memory = memory_gib(self.device)
+        line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "rate": rate}
+        line |= {"seconds": round(seconds, 1), "images_per_second": round(speed, 2)}
+        line["memory_gib"] = round(memory, 3)
+        if self.peak and self.gflops:
+            line["peak_share"] = round(speed * self.gflops / self.peak, 4)
+        self.logged, self.training_seconds = step, 0.0
+        shown = {"loss": f"{loss:.3f}", "rate": f"{rate:.2g}", "img/s": f"{speed:.3g}"}
+        shown["GiB"] = f"{memory:.2f}"
+        if "peak_share" in line:
+            shown["of peak"] = f"{100 * line['peak_share']:.0f}%"
+        self.bar.set_postfix(shown, refresh=False)
+        self.curves(step, {k: v for k, v in line.items() if k not in ("step", "seconds")})
+        return line
+
+    def curves(self, step: int, values: dict[str, float]) -> None:
+        """Points for TensorBoard."""
+        for name, value in values.items() if self.board else ():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Leave the bar as it is and the files complete."""
+        self.bar.close()
+        if self.board:
+            self.board.close()
+
+
+def peak_gflops(device: torch.device, precision: str, processes: int) -> float | None:
+    """What the GPUs of a run could do, in 1e9 operations a second; None if that is not known."""
+    if device.type != "cuda":
+        return None
+    peak = peak_tflops(torch.cuda.get_device_name(device), precision)
+    return peak and peak * 1000 * processes
+
+
+def memory_gib(device: torch.device) -> float:
+    """GPU: the most that tensors held at one time. CPU: what the process holds now. 2**30 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def tensorboard(folder: Path, done: int) -> Any:
+    """A writer of TensorBoard's files if it is installed, else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=done + 1)
