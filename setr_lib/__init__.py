@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .attention.maps import attention_maps, attention_rollout
 from .data.load import load_dataset
-from .data.protocols import PROTOCOLS, Protocol
+from .data.protocols import PROTOCOLS, TestProtocol
 from .encoder import Encoder, resize_positions
 from .evaluation import IncompleteEvaluation, Scores, confusion_matrix, evaluate, scores
 from .inference import predict, slide_inference
@@ -43,10 +43,10 @@ __all__ = [
     "Encoder",
     "IncompleteEvaluation",
     "LoadReport",
-    "Protocol",
     "Recipe",
     "SETRConfig",
     "Scores",
+    "TestProtocol",
     "attention_maps",
     "attention_rollout",
     "config_from_checkpoint",

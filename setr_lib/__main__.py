@@ -32,7 +32,7 @@ from .data.classes import spread_palette
 from .data.download import ARCHIVES, download
 from .data.files import IMAGE_SUFFIXES
 from .data.load import load_dataset
-from .data.protocols import PROTOCOLS, Protocol, find_protocol
+from .data.protocols import PROTOCOLS, TestProtocol, find_protocol
 from .evaluation import (
     IncompleteEvaluation,
     check_classes,
@@ -45,7 +45,7 @@ from .files import few, sha256, whole_file, write_json
 from .images import to_pixels
 from .inference import predict
 from .plots import show_curves
-from .training.devices import Execution, default_device, join_processes, usable_device
+from .training.devices import RunOptions, default_device, join_processes, usable_device
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
@@ -165,7 +165,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    """Draw loss, rate and mIoU of several runs."""
+    """Draw loss, learning rate and mIoU of several runs."""
     check_destinations([options.out])
     runs = {name: (load_log(name), load_record(name)) for name in options.runs}
     with whole_file(options.out) as temporary:
@@ -175,7 +175,7 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     """Train by a recipe and write the run folder."""
-    facts = {**given(options, Recipe), **given(options, Execution)}
+    facts = {**given(options, Recipe), **given(options, RunOptions)}
     if "dataset" in facts:  # the network has as many classes as the data
         classes = len(load_dataset(facts["dataset"], "train", root=options.root).classes)
         config = get_recipe(options.recipe).config
@@ -329,7 +329,9 @@ def _naming(file: Path) -> Iterator[None]:
         raise FloatingPointError(f"{file}: {error}") from error
 
 
-def _protocol(options: argparse.Namespace, about: dict[str, Any], dataset: str | None) -> Protocol:
+def _protocol(
+    options: argparse.Namespace, about: dict[str, Any], dataset: str | None
+) -> TestProtocol:
     """The one that is named; else the paper's for the data set; else that of the training."""
     recipe = about.get("recipe", {})  # a converted checkpoint has none: images as they are
     if options.protocol:
@@ -337,8 +339,8 @@ def _protocol(options: argparse.Namespace, about: dict[str, Any], dataset: str |
     elif dataset and dataset in PROTOCOLS:
         found = PROTOCOLS[dataset]
     else:
-        found = Recipe.from_dict(recipe).protocol if recipe else Protocol()
-    return found.many() if options.ms else found
+        found = Recipe.from_dict(recipe).protocol if recipe else TestProtocol()
+    return found.multi_scale() if options.ms else found
 
 
 if __name__ == "__main__":

@@ -79,13 +79,13 @@ class UpsamplingHead(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Size) -> Tensor:
         """Tokens `(B,N,D)` -> scores `(B,K,f*Y,f*X)`, f the product of the factors."""
-        return enlarge(self.small(tokens, grid), self.factors[-1])
+        return upsample(self.small(tokens, grid), self.factors[-1])
 
     def small(self, tokens: Tensor, grid: Size) -> Tensor:
         """The scores before the last resize."""
         maps = to_map(self.norm(tokens), grid)
         for conv, factor in zip(self.convs[:-1], self.factors):
-            maps = enlarge(conv(maps), factor)
+            maps = upsample(conv(maps), factor)
         return self.classifier(self.convs[-1](maps))
 
 
@@ -135,7 +135,7 @@ class MLAHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Four `(B,C,Y,X)`, shallowest first -> scores `(B,K,4Y,4X)`."""
         streams = [
-            enlarge(stream(fused), 4, self.graph.align_corners)
+            upsample(stream(fused), 4, self.graph.align_corners)
             for stream, fused in zip(self.streams, maps, strict=True)
         ]
         return self.classifier(torch.cat(streams[:: -1 if self.graph.deepest_first else 1], dim=1))
@@ -180,6 +180,6 @@ def to_map(tokens: Tensor, grid: Size) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def enlarge(maps: Tensor, factor: int, align_corners: bool = False) -> Tensor:
+def upsample(maps: Tensor, factor: int, align_corners: bool = False) -> Tensor:
     """Bilinear resize of `(B,C,h,w)` by a whole factor."""
     return resize(maps, (factor * maps.shape[-2], factor * maps.shape[-1]), align_corners)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from .data.files import PairDataset
-from .data.protocols import Protocol, make_protocol
+from .data.protocols import TestProtocol, make_protocol
 from .files import few
 from .geometry import IGNORE, Size
 from .images import Pixels, resize_label
@@ -49,7 +49,7 @@ def evaluate(
     progress: bool = True,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    protocol: Protocol | None = None,
+    protocol: TestProtocol | None = None,
     each: Callable[[int, np.ndarray], None] | None = None,
 ) -> Tensor:
     """The confusion matrix of `model` on a whole data set, at the labels' own resolution.

@@ -117,6 +117,17 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{hint} Known: {few(known, 10)}"
 
 
+OLD_WORDS = {  # of recipes, logs and states of version 0.1 -> today's
+    "rate": "lr", "floor": "min_lr", "schedule": "total_steps", "ratios": "ratio_range",
+    "optimiser": "optimizer", "head_factor": "head_lr_mult",
+}  # fmt: skip
+
+
+def in_field_words(facts: dict[str, Any]) -> dict[str, Any]:
+    """Named values of an older file under today's names, which are the field's."""
+    return {OLD_WORDS.get(name, name): value for name, value in facts.items()}
+
+
 def few(names: list[str], most: int = 6) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

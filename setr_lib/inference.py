@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .data.protocols import Protocol, check_stride, make_protocol
+from .data.protocols import TestProtocol, check_stride, make_protocol
 from .geometry import Size, as_size, resize
 from .images import Pixels, normalise, resize_image, to_pixels
 from .losses.strips import resize_matrix
@@ -27,7 +27,7 @@ def predict(
     base: tuple[int, int] | None = None,
     window: int | Size | None = None,
     stride: int | Size | None = None,
-    protocol: Protocol | None = None,
+    protocol: TestProtocol | None = None,
 ) -> np.ndarray:
     """The class of every pixel of one image.
 
@@ -56,7 +56,7 @@ def predict(
 
 
 @torch.inference_mode()
-def class_map(model: nn.Module, pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
+def class_map(model: nn.Module, pixels: np.ndarray, protocol: TestProtocol) -> np.ndarray:
     """`(H,W,3)` uint8 -> `(H,W)` uint8 classes; the model is in evaluation mode.
 
     Window logits, averaged where windows overlap; bilinear to the image's size; softmax; mean over
@@ -80,7 +80,7 @@ def class_map(model: nn.Module, pixels: np.ndarray, protocol: Protocol) -> np.nd
 
 
 def view_logits(
-    model: nn.Module, pixels: np.ndarray, protocol: Protocol, ratio: float, mirrored: bool
+    model: nn.Module, pixels: np.ndarray, protocol: TestProtocol, ratio: float, mirrored: bool
 ) -> Tensor:
     """The scores `(K,h,w)` of one view, at the size that it is read at; a mirrored one turned back.
 

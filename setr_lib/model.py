@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead, enlarge
+from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead, upsample
 from .encoder import Encoder
 from .geometry import Size, as_count, as_size, as_switch, grid_to_image, patch_grid, resize
 from .losses.cross_entropy import heads_loss
@@ -163,7 +163,7 @@ class SETR(nn.Module):
         Raises:
             ValueError: if the images have another number of channels or dimensions.
         """
-        main = enlarge(*self._heads(images, aux=False)[0])
+        main = upsample(*self._heads(images, aux=False)[0])
         return self.to_image(main, (images.shape[-2], images.shape[-1]))
 
     def loss(
@@ -199,7 +199,7 @@ class SETR(nn.Module):
             Naive, the rows of the patch grid; for PUP 8 times that, its auxiliaries 4 times; for
             MLA 4 times, its auxiliaries once.
         """
-        main, *aux = (enlarge(*small) for small in self._heads(images, aux=True))
+        main, *aux = (upsample(*small) for small in self._heads(images, aux=True))
         return {"main": main, "aux": aux}
 
     def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:

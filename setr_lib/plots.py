@@ -145,7 +145,7 @@ def show_losses(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> F
 
 
 def show_curves(runs: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]) -> Figure:
-    """Loss, rate and mIoU of runs against the step.
+    """Loss, learning rate and mIoU of runs against the step.
 
     Args:
         runs: name -> (lines of the log, record), as `load_log` and `load_record` give them.
@@ -154,10 +154,10 @@ def show_curves(runs: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]) ->
     for name, (log, record) in runs.items():
         steps = [line["step"] for line in log]
         axes[0].plot(steps, [line["loss"] for line in log], label=name)
-        axes[1].plot(steps, [line["rate"] for line in log])
+        axes[1].plot(steps, [line["lr"] for line in log])
         found = [(step, 100 * miou) for step, miou in _mious(record)]
         axes[2].plot(*zip(*found) if found else ([], []), "o-", ms=4)
-    for ax, title in zip(axes, ("loss, all heads", "rate of the encoder", "mIoU, %")):
+    for ax, title in zip(axes, ("loss, all heads", "learning rate of the encoder", "mIoU, %")):
         ax.set(xlabel="training step", title=title, ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=min(len(runs), 3))
     return figure

@@ -38,7 +38,7 @@ def small_recipe(monkeypatch) -> Recipe:
         config=small_config(image_size=(32, 32)),
         crop=(32, 32),
         batch=2,
-        schedule=12,
+        total_steps=12,
         warmup=2,
         evaluate_every=6,
     )

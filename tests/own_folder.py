@@ -8,7 +8,7 @@ from conftest import small_config
 from PIL import Image
 
 from setr_lib import get_recipe, train
-from setr_lib.training.devices import Execution
+from setr_lib.training.devices import RunOptions
 from setr_lib.training.recipes import Recipe
 
 CLASSES = ("a", "b", "c")
@@ -39,7 +39,7 @@ def folder_recipe(root: Path, **facts) -> Recipe:
         "crop": (32, 32),
         "scale": (32, 24),
         "batch": 2,
-        "schedule": 12,
+        "total_steps": 12,
         "warmup": 2,
         "evaluate_every": 6,
     }
@@ -48,5 +48,5 @@ def folder_recipe(root: Path, **facts) -> Recipe:
 
 def train_small(recipe, out, workers=0, **options):
     """`train` on the CPU, without a bar."""
-    execution = Execution(device="cpu", workers=workers)
+    execution = RunOptions(device="cpu", workers=workers)
     return train(recipe, out, progress=False, execution=execution, **options)

@@ -173,13 +173,13 @@ def test_a_record_can_be_believed(name):
     assert {"processor", "threads"} <= set(record["hardware"]) and "torch" in record["versions"]
     if "recipe" in record:
         from setr_lib import Recipe, scores
-        from setr_lib.training.recipes import facts_hash
+        from setr_lib.training.recipes import recipe_hash
 
-        assert record["finished"] and facts_hash(record["recipe"]) == record["recipe_hash"]
-        assert Recipe.from_dict(record["recipe"]).schedule == record["step"]
+        assert record["finished"] and recipe_hash(record["recipe"]) == record["recipe_hash"]
+        assert Recipe.from_dict(record["recipe"]).total_steps == record["step"]
         assert scores(record["last"]["counts"]).miou == pytest.approx(record["last"]["miou"])
         steps = [json.loads(line)["step"] for line in (RECORDS / name / "log.jsonl").open()]
-        assert steps[-1] == record["recipe"]["schedule"] and np.all(np.diff(steps) > 0)
+        assert steps[-1] == record["recipe"]["total_steps"] and np.all(np.diff(steps) > 0)
     assert {p.name for p in (RECORDS / name).iterdir()} <= {"record.json", "log.jsonl"}
 
 

@@ -150,12 +150,12 @@ def test_resume_from_the_command_line(tmp_path, monkeypatch, small_recipe, capsy
 
 def test_facts_of_a_recipe_can_be_replaced(tmp_path, monkeypatch, small_recipe):
     monkeypatch.setitem(recipes.RECIPES, "shapes_naive_tiny", small_recipe)
-    words = ["--schedule", "2", "--rate", "0.5", "--optimiser", "sgd", "--seed", "9"]
+    words = ["--total-steps", "2", "--lr", "0.5", "--optimizer", "sgd", "--seed", "9"]
     assert (
         main(["train", "shapes_naive_tiny", "--out", str(tmp_path / "x"), "--quiet", *words]) == 0
     )
     found = json.loads((tmp_path / "x" / "record.json").read_text())["recipe"]
-    assert [found[k] for k in ("schedule", "rate", "optimiser", "seed")] == [2, 0.5, "sgd", 9]
+    assert [found[k] for k in ("total_steps", "lr", "optimizer", "seed")] == [2, 0.5, "sgd", 9]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from setr_lib.cli import outputs as exports
 from setr_lib.cli.flags import add_flags, field_docs, given
 from setr_lib.data.files import IMAGE_SUFFIXES
 from setr_lib.training import recipes
-from setr_lib.training.devices import Execution
+from setr_lib.training.devices import RunOptions
 from setr_lib.weights.load import save_checkpoint
 
 CLASSES = [f"class {k}" for k in range(8)]
@@ -333,7 +333,7 @@ def test_every_flag_says_what_it_means():
     for verb in verbs.choices.values():
         assert all(action.help for action in verb._actions), verb.prog
     flags = {flag for action in verbs.choices["train"]._actions for flag in action.option_strings}
-    facts = {f.name for kind in (Recipe, Execution) for f in dataclasses.fields(kind)}
+    facts = {f.name for kind in (Recipe, RunOptions) for f in dataclasses.fields(kind)}
     assert {f"--{name.replace('_', '-')}" for name in facts - {"name", "config"}} <= flags
     assert {f.name for f in dataclasses.fields(Recipe)} <= field_docs(Recipe).keys()
 
@@ -391,11 +391,11 @@ def test_train_takes_every_fact_and_a_data_set_of_ones_own(here, data, monkeypat
     """The network has the classes of the data that are named."""
     recipe = dataclasses.replace(small_recipe, config=small_config(num_classes=3))
     monkeypatch.setitem(recipes.RECIPES, "shapes_naive_tiny", recipe)
-    words = f"--dataset {data} --crop 16 24 --scale 40 30 --ratios 1 1.5 --warmup 1 --steps 1"
+    words = f"--dataset {data} --crop 16 24 --scale 40 30 --ratio-range 1 1.5 --warmup 1 --steps 1"
     words += " --window 24 24 --stride none --no-photometric --power 2 --device cpu --quiet"
     assert main(["train", "shapes_naive_tiny", "--out", "run", *words.split()]) == 0
     record = json.loads(Path("run/record.json").read_text())
     found = setr_lib.Recipe.from_dict(record["recipe"])
-    assert (found.crop, found.scale, found.ratios) == ((16, 24), (40, 30), (1.0, 1.5))
+    assert (found.crop, found.scale, found.ratio_range) == ((16, 24), (40, 30), (1.0, 1.5))
     assert (found.warmup, found.power, found.photometric) == (1, 2.0, False)
     assert (found.window, found.stride, found.config.num_classes) == ((24, 24), None, 8)

@@ -13,7 +13,7 @@ from setr_lib import load_checkpoint, load_dataset
 from setr_lib.data.augment import TrainingStream
 from setr_lib.data.layouts import Folder
 from setr_lib.files import reason
-from setr_lib.training.devices import Execution
+from setr_lib.training.devices import RunOptions
 from setr_lib.training.loop import Run
 from setr_lib.training.record import load_log
 
@@ -142,7 +142,7 @@ def test_many_damaged_pairs_are_an_error_in_one_sentence(tmp_path, folder, worke
 def test_labels_of_which_no_pixel_counts_are_said_once(tmp_path, capsys, label):
     folder = make_folder(tmp_path / "data")
     make_folder(folder, {"train": 4}, label=label)
-    train_small(folder_recipe(folder, evaluate_every=20, schedule=20, batch=1), tmp_path / "run")
+    train_small(folder_recipe(folder, evaluate_every=20, total_steps=20, batch=1), tmp_path / "run")
     said = capsys.readouterr().out
     assert said.count("no pixel counted") == (1 if label == 255 else 0)
     assert [line["loss"] == 0 for line in load_log(tmp_path / "run")] == [label == 255] * 2
@@ -180,7 +180,7 @@ def test_workers_cut_the_same_crops_however_they_are_started(folder, method):
     """Linux, Python 3.14 on Linux, and macOS with Windows start them in three ways."""
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
-    job = Run(folder_recipe(folder), None, "data", Execution(device="cpu", workers=1), False)
+    job = Run(folder_recipe(folder), None, "data", RunOptions(device="cpu", workers=1), False)
     wanted = default_collate([TrainingStream(job.data, job.recipe)[n] for n in range(4)])
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)

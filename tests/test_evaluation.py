@@ -14,7 +14,7 @@ from sklearn.metrics import jaccard_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import setr_lib
-from setr_lib import PROTOCOLS, SETR, Protocol, confusion_matrix, scores, slide_inference
+from setr_lib import PROTOCOLS, SETR, TestProtocol, confusion_matrix, scores, slide_inference
 from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
 from setr_lib.data.load import Shapes
@@ -275,12 +275,12 @@ def view_sizes(protocol, size):
 
 
 PLANS = [
-    Protocol(scales=(0.5, 1.0, 1.75), flip=True),
-    Protocol((32, 32), (20, 20), (90, 48), "fit", (0.5, 1.0), True),
-    Protocol((32, 32), (21, 13), (90, 48), "short", (0.5, 0.75, 1.5), True),
-    Protocol((24, 40), (24, 40), None, "original", (0.3, 1.25), False),
-    Protocol((32, 32), (20, 20), (90, 48), "fit"),
-    Protocol(),
+    TestProtocol(scales=(0.5, 1.0, 1.75), flip=True),
+    TestProtocol((32, 32), (20, 20), (90, 48), "fit", (0.5, 1.0), True),
+    TestProtocol((32, 32), (21, 13), (90, 48), "short", (0.5, 0.75, 1.5), True),
+    TestProtocol((24, 40), (24, 40), None, "original", (0.3, 1.25), False),
+    TestProtocol((32, 32), (20, 20), (90, 48), "fit"),
+    TestProtocol(),
 ]
 
 
@@ -370,7 +370,7 @@ def test_the_published_sizes():
 )
 def test_a_protocol_that_means_nothing_is_named(facts, words):
     with pytest.raises(ValueError, match=words):
-        Protocol(**facts)
+        TestProtocol(**facts)
 
 
 @pytest.mark.parametrize(
@@ -500,12 +500,12 @@ def test_the_image_itself_times_a_ratio_is_rounded_twice_as_by_mmcv(size, ratio)
     box = sorted(max(1, math.floor(side * ratio + 0.5)) for side in size)
     factor = min(box[1] / max(size), box[0] / min(size))
     wanted = tuple(max(1, math.floor(side * factor + 0.5)) for side in size)
-    assert Protocol().view_size(size, ratio) == wanted
+    assert TestProtocol().view_size(size, ratio) == wanted
 
 
 def test_two_roundings_can_differ_from_one():
     """One would give 226 x 600."""
-    assert Protocol().view_size((181, 480), 1.25) == (226, 599)
+    assert TestProtocol().view_size((181, 480), 1.25) == (226, 599)
 
 
 @pytest.mark.parametrize("network", ["naive", "pup", "mla", "plain"])
@@ -588,7 +588,7 @@ def test_a_network_in_other_bits_is_read_in_its_own(dtype, window):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("plan", [Protocol(), PLANS[0], PLANS[1]])
+@pytest.mark.parametrize("plan", [TestProtocol(), PLANS[0], PLANS[1]])
 def test_scores_that_are_not_finite_are_no_classes(value, plan):
     model = SETR(small_config())
     with torch.no_grad():

@@ -10,16 +10,16 @@ from conftest import small_config
 from torch import nn
 
 from setr_lib import load_checkpoint, train
-from setr_lib.training.devices import Execution, split_batch
+from setr_lib.training.devices import RunOptions, split_batch
 from setr_lib.training.loop import Run
 
-CPU = Execution(device="cpu")
+CPU = RunOptions(device="cpu")
 WAYS = [(average, micro) for average in ("all", "valid") for micro in (None, 1)]
 
 
 @pytest.fixture
 def recipe(small_recipe):
-    return dataclasses.replace(small_recipe, batch=4, schedule=8, evaluate_every=4)
+    return dataclasses.replace(small_recipe, batch=4, total_steps=8, evaluate_every=4)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_batch_is_shared_evenly_or_not_at_all(recipe):
 
 def test_activation_checkpointing_has_the_same_gradient(recipe, batch):
     one = gradients(recipe, *batch)
-    two = gradients(recipe, *batch, Execution(device="cpu", activation_checkpointing=True))
+    two = gradients(recipe, *batch, RunOptions(device="cpu", activation_checkpointing=True))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -157,7 +157,7 @@ def test_activation_checkpointing_computes_the_blocks_twice(recipe, batch):
     counts = []
     for switch in (False, True):
         job = Run(
-            recipe, None, "data", Execution(device="cpu", activation_checkpointing=switch), False
+            recipe, None, "data", RunOptions(device="cpu", activation_checkpointing=switch), False
         )
         calls = []
         for module in job.model.modules():
@@ -172,7 +172,7 @@ def test_channels_last_has_the_same_gradient(recipe, batch):
     """Up to the order of sums inside the convolutions."""
     assert_close(
         gradients(recipe, *batch),
-        gradients(recipe, *batch, Execution(device="cpu", channels_last=True)),
+        gradients(recipe, *batch, RunOptions(device="cpu", channels_last=True)),
     )
 
 
@@ -180,7 +180,7 @@ def test_autocast_computes_the_network_in_bf16_and_the_loss_in_float32(recipe, b
     """The loss is that of the 16-bit scores, computed by torch in float32."""
     import torch.nn.functional as F
 
-    job = Run(recipe, None, "data", Execution(device="cpu", precision="bf16"), False)
+    job = Run(recipe, None, "data", RunOptions(device="cpu", precision="bf16"), False)
     images, labels = batch
     seen = []
     small = job.model.small_logits
@@ -199,7 +199,7 @@ def test_autocast_computes_the_network_in_bf16_and_the_loss_in_float32(recipe, b
 
 
 def test_a_run_in_bf16_goes_on_bit_for_bit(tmp_path, recipe):
-    run = {"progress": False, "execution": Execution(device="cpu", precision="bf16")}
+    run = {"progress": False, "execution": RunOptions(device="cpu", precision="bf16")}
     train(recipe, tmp_path / "one", **run)
     train(recipe, tmp_path / "two", steps=3, **run)
     record = train(recipe, tmp_path / "two", resume=True, **run)
@@ -215,14 +215,14 @@ def test_switches_that_cannot_be_are_explained(recipe):
     from setr_lib.baselines.fcn import FCNConfig
 
     with pytest.raises(ValueError, match="precision is 'half'; choose fp32, bf16, fp16"):
-        Execution("half")
+        RunOptions("half")
     with pytest.raises(ValueError, match=r"'fp16' on a CPU.*choose 'bf16'"):
-        Execution("fp16", "cpu")
+        RunOptions("fp16", "cpu")
     with pytest.raises(ValueError, match="device is 'cuda:9', torch offers"):
-        Run(recipe, None, "data", Execution(device="cuda:9"), False)
+        Run(recipe, None, "data", RunOptions(device="cuda:9"), False)
     fcn = dataclasses.replace(recipe, config=FCNConfig(50, 8))
     with pytest.raises(ValueError, match="FCN has no transformer blocks"):
-        Run(fcn, None, "data", Execution(device="cpu", activation_checkpointing=True), False)
+        Run(fcn, None, "data", RunOptions(device="cpu", activation_checkpointing=True), False)
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,17 @@ def test_switches_that_cannot_be_are_explained(recipe):
 )
 def test_switches_are_checked_when_they_are_made(facts, words):
     with pytest.raises(ValueError, match=words):
-        Execution(**facts)
+        RunOptions(**facts)
 
 
 def test_nothing_in_the_environment_changes_a_step(recipe, batch, monkeypatch):
     """Accelerate reads what its own launcher, or another program's shell, has left there."""
-    one = gradients(dataclasses.replace(recipe, optimiser="sgd"), *batch)
+    one = gradients(dataclasses.replace(recipe, optimizer="sgd"), *batch)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("WORLD_SIZE", "")
     monkeypatch.setenv("RANK", "")
-    two = gradients(dataclasses.replace(recipe, optimiser="sgd"), *batch)
+    two = gradients(dataclasses.replace(recipe, optimizer="sgd"), *batch)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -292,9 +292,9 @@ def test_the_gpu_is_the_default_whoever_made_it(monkeypatch, kind):
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device(kind))
-    assert Execution().device == default_device() == kind
+    assert RunOptions().device == default_device() == kind
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert Execution().device == "cpu"
+    assert RunOptions().device == "cpu"
 
 
 @pytest.mark.parametrize("device, index", [("mps", []), ("cuda:1", [torch.device("cuda:1")])])
@@ -336,7 +336,7 @@ def test_crops_are_copied_ahead_on_cuda_only(recipe, batch, monkeypatch, kind, e
 def test_one_of_several_gpus_may_be_named(recipe, monkeypatch):
     """`cuda:1` of one process; several processes have one each."""
     from setr_lib.training import devices as execution
-    from setr_lib.training.devices import Team
+    from setr_lib.training.devices import Processes
 
     class Fake:
         num_processes, process_index, is_main_process = 1, 0, True
@@ -347,16 +347,16 @@ def test_one_of_several_gpus_may_be_named(recipe, monkeypatch):
 
     monkeypatch.setattr(execution, "Accelerator", Fake)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Team(Execution(device="cuda:1")).device == torch.device("cuda:1")
-    assert Team(Execution(device="cuda")).device == torch.device("cuda")
+    assert Processes(RunOptions(device="cuda:1")).device == torch.device("cuda:1")
+    assert Processes(RunOptions(device="cuda")).device == torch.device("cuda")
     with pytest.raises(ValueError, match="device is 'cuda:2', torch offers"):
-        Team(Execution(device="cuda:2"))
+        Processes(RunOptions(device="cuda:2"))
     monkeypatch.setattr(Fake, "num_processes", 2)
     monkeypatch.setattr(execution.dist, "new_group", lambda **_: None)
     with pytest.raises(ValueError, match="device is 'cuda:1'"):
-        Team(Execution(device="cuda:1"))
+        Processes(RunOptions(device="cuda:1"))
     with pytest.raises(ValueError, match="compile and activation_checkpointing"):
-        Team(Execution(device="cuda", compile=True, activation_checkpointing=True))
+        Processes(RunOptions(device="cuda", compile=True, activation_checkpointing=True))
 
 
 @pytest.mark.gpu
@@ -373,7 +373,7 @@ def test_two_gpus_normalise_as_one_with_the_whole_batch(tmp_path, recipe, batch)
         grads = {n: p.grad for n, p in job.model.named_parameters()}
         return {name: tensor.cpu() for name, tensor in {**means, **grads}.items()}
 
-    launch(lambda: torch.save(found(Execution()), tmp_path / os.environ["RANK"]))
+    launch(lambda: torch.save(found(RunOptions()), tmp_path / os.environ["RANK"]))
     one = found(CPU)
     for rank in "01":
         two = torch.load(tmp_path / rank)

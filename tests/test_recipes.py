@@ -9,7 +9,8 @@ import pytest
 from setr_lib import get_recipe, list_recipes, list_records, load_record, train
 from setr_lib.__main__ import main
 from setr_lib.baselines.fcn import FCNConfig
-from setr_lib.training.recipes import RECIPES, Recipe, facts_hash, replace
+from setr_lib.training.recipes import RECIPES, Recipe, recipe_hash, replace
+from setr_lib.training.record import RECORDS
 
 # The rows of the authors' configurations, written down again from them: crop, batch, steps, rate,
 # rate of the paper, classes, window's stride.
@@ -33,22 +34,27 @@ BLOCKS = {
 @pytest.mark.parametrize("encoder", ["large", "base", "deit"])
 @pytest.mark.parametrize("row", ROWS)
 def test_the_papers_recipes_have_the_papers_numbers(row, encoder):
-    crop, batch, steps, rate, paper_rate, classes, stride = ROWS[row]
+    crop, batch, steps, lr, paper_rate, classes, stride = ROWS[row]
     r = get_recipe(f"{row}_{encoder}")
-    assert (r.crop, r.batch, r.schedule, r.rate) == ((crop, crop), batch, steps, rate)
+    assert (r.crop, r.batch, r.total_steps, r.lr) == ((crop, crop), batch, steps, lr)
     assert (r.window, r.stride) == ((crop, crop), (stride, stride))
-    assert (r.optimiser, r.power, r.floor, r.warmup, r.weight_decay) == ("sgd", 0.9, 1e-4, 0, 0)
-    assert (r.head_factor, r.head_scope, r.average, r.ratios) == (10, "authors", "all", (0.5, 2.0))
+    assert (r.optimizer, r.power, r.min_lr, r.warmup, r.weight_decay) == ("sgd", 0.9, 1e-4, 0, 0)
+    assert (r.head_lr_mult, r.head_scope, r.average, r.ratio_range) == (
+        10,
+        "authors",
+        "all",
+        (0.5, 2.0),
+    )
     assert r.photometric and r.pretrained and r.dataset in row
     c = r.config
     assert (c.num_classes, c.image_size, c.graph, c.aux) == (classes, (crop, crop), "authors", True)
     size = (1024, 24, 16) if encoder == "large" else (768, 12, 12)
     assert (c.width, c.depth, c.heads) == size and c.layers == BLOCKS[c.decoder, c.depth]
     other = f"{r.name}_paper_rate"
-    assert (other in RECIPES) == (rate != paper_rate)
+    assert (other in RECIPES) == (lr != paper_rate)
     if other in RECIPES:
         assert get_recipe(other) == dataclasses.replace(
-            r, name=other, rate=paper_rate, source="paper"
+            r, name=other, lr=paper_rate, source="paper"
         )
 
 
@@ -63,7 +69,7 @@ def test_images_of_the_three_data_sets_are_scaled_as_published():
 
 
 def test_schedules_and_batches_that_were_published_twice():
-    assert get_recipe("cityscapes_pup_large_40k").schedule == 40_000
+    assert get_recipe("cityscapes_pup_large_40k").total_steps == 40_000
     assert get_recipe("ade20k_mla_large_b8").batch == 8
     assert get_recipe("cityscapes_pup_large_40k_random").pretrained is None
 
@@ -101,7 +107,8 @@ def test_records_of_older_versions_stay_readable(name):
     record = load_record(name)
     if "recipe" in record:
         recipe = Recipe.from_dict(record["recipe"])
-        assert facts_hash(record["recipe"]) == record["recipe_hash"]
+        written = json.loads((RECORDS / name / "record.json").read_text(encoding="utf-8"))
+        assert recipe_hash(written["recipe"]) == record["recipe_hash"]
         assert recipe.micro_batch is None and recipe.head_scope == "authors"
 
 
@@ -119,7 +126,7 @@ def test_unknown_names_are_explained(tmp_path):
     with pytest.raises(ValueError, match="unknown fact of a recipe 'lr'.*rate"):
         train("camvid_pup_tiny", tmp_path, lr=1)
     with pytest.raises(ValueError, match="optimiser is 'lion'"):
-        get_recipe("camvid_pup_tiny", optimiser="lion")
+        get_recipe("camvid_pup_tiny", optimizer="lion")
     with pytest.raises(ValueError, match="head_scope is 'all'; choose 'authors' or 'decoder'"):
         get_recipe("camvid_pup_tiny", head_scope="all")
     with pytest.raises(ValueError, match="average is 'some'"):
@@ -142,11 +149,11 @@ def test_recipes_of_the_contract_exist():
 @pytest.mark.parametrize(
     "facts",
     [
-        *({f: v} for f in ("rate", "head_factor") for v in (0, -1, 1e300, math.inf, math.nan)),
-        *({f: v} for f in ("floor", "weight_decay", "power") for v in (-1, math.nan, "1")),
-        *({f: -1} for f in ("seed", "warmup", "batch", "micro_batch", "schedule")),
+        *({f: v} for f in ("lr", "head_lr_mult") for v in (0, -1, 1e300, math.inf, math.nan)),
+        *({f: v} for f in ("min_lr", "weight_decay", "power") for v in (-1, math.nan, "1")),
+        *({f: -1} for f in ("seed", "warmup", "batch", "micro_batch", "total_steps")),
         {"seed": 2**64}, {"seed": 0.5}, {"batch": 2.0}, {"batch": True}, {"batch": None},
-        {"evaluate_every": 0}, {"rate": None},
+        {"evaluate_every": 0}, {"lr": None},
     ],
     ids=str,
 )  # fmt: skip
@@ -164,7 +171,8 @@ def test_numbers_have_bounds_and_the_message_has_fact_value_and_flag(facts):
     "facts",
     [
         {"crop": 32}, {"crop": (32, 0)}, {"crop": (32.5, 32)}, {"scale": (1, 2, 3)},
-        {"window": (-1, 5)}, {"ratios": (2.0, 0.5)}, {"ratios": (0, 1)}, {"ratios": (1, math.inf)},
+        {"window": (-1, 5)}, {"ratio_range": (2.0, 0.5)}, {"ratio_range": (0, 1)},
+        {"ratio_range": (1, math.inf)},
         {"dataset": [1, 2]}, {"evaluate_split": None},
     ],
     ids=str,
@@ -186,8 +194,8 @@ def test_facts_of_the_wrong_kind_are_named(facts):
         lambda facts: {**facts, "config": {"decoder": "naive", "with": 3}},
         lambda facts: {**facts, "fact_of_tomorrow": 1},
         lambda facts: {name: value for name, value in facts.items() if name != "crop"},
-        lambda facts: {**facts, "optimiser": 5},
-        lambda facts: {**facts, "rate": "fast"},
+        lambda facts: {**facts, "optimizer": 5},
+        lambda facts: {**facts, "lr": "fast"},
     ],
 )
 def test_what_is_no_recipe_is_an_error_that_can_be_explained(change):
@@ -201,7 +209,7 @@ def test_two_recipes_differ_in_facts_and_not_in_words():
     one = get_recipe("camvid_naive_tiny")
     assert not one.differences(replace(dataclasses.replace(one, name="mine"), source="paper"))
     wider = dataclasses.replace(one.config, width=384)
-    assert one.differences(replace(one, rate=0.5, config=wider)) == [
+    assert one.differences(replace(one, lr=0.5, config=wider)) == [
         "rate is 0.001 there and 0.5 here",
         "config.width is 192 there and 384 here",
     ]

@@ -48,7 +48,7 @@ def test_facts_that_differ_are_named_with_both_values(tmp_path, recipe):
     """And nothing is lost: with the facts of before the run goes on."""
     out = tmp_path / "run"
     train_small(recipe, out, steps=2)
-    wider = replace(recipe, rate=0.5, average="all")
+    wider = replace(recipe, lr=0.5, average="all")
     with pytest.raises(ValueError, match="rate is 0.001 there and 0.5 here; average is 'valid'"):
         train_small(wider, out, steps=3, resume=True)
     assert train_small(recipe, out, steps=3, resume=True)["step"] == 3
@@ -121,8 +121,8 @@ def test_more_images_are_said_and_recorded(tmp_path, recipe, folder, capsys):
         lambda s: {**s, "recipe": {**s["recipe"], "config": 7}},
         lambda s: {**s, "model": {}},
         lambda s: {**s, "model": {**s["model"], "encoder.cls_token": torch.zeros(2)}},
-        lambda s: {**s, "optimiser": {}},
-        lambda s: {**s, "optimiser": {"state": {}, "param_groups": []}},
+        lambda s: {**s, "optimizer": {}},
+        lambda s: {**s, "optimizer": {"state": {}, "param_groups": []}},
         lambda s: {**s, "classes": [1, 2]},
     ],
 )

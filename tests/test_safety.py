@@ -21,13 +21,13 @@ from own_folder import folder_recipe, make_folder
 from setr_lib import SETR, load_checkpoint, train
 from setr_lib.training import loop as training
 from setr_lib.training.checkpoint import has_state, load_state, save_state
-from setr_lib.training.devices import Execution
+from setr_lib.training.devices import RunOptions
 from setr_lib.training.loop import Run
 from setr_lib.weights.load import save_checkpoint
 
 
 def run(recipe, out, workers=0, **options):
-    execution = Execution(device="cpu", workers=workers)
+    execution = RunOptions(device="cpu", workers=workers)
     return train(recipe, out, progress=False, execution=execution, **options)
 
 
@@ -55,7 +55,7 @@ def files_of(out):
 
 STATE = {  # the least that a state must hold
     "recipe": {}, "step": 0, "seconds": 0.0, "started": "", "sessions": [], "evaluations": [],
-    "log": [], "model": {}, "optimiser": {}, "scaler": None, "rng": [{"cpu": torch.zeros(1)}],
+    "log": [], "model": {}, "optimizer": {}, "scaler": None, "rng": [{"cpu": torch.zeros(1)}],
 }  # fmt: skip
 
 
@@ -90,9 +90,9 @@ def save(file, config):
 
 
 @pytest.mark.parametrize("optimiser, workers", [("adamw", 0), ("sgd", 2)])
-def test_stop_and_resume_equals_one_run(tmp_path, small_recipe, optimiser, workers):
+def test_stop_and_resume_equals_one_run(tmp_path, small_recipe, optimizer, workers):
     """Twelve steps straight and 5 + 7 through a checkpoint, in mid-epoch: equal to the last bit."""
-    recipe = dataclasses.replace(small_recipe, optimiser=optimiser, photometric=True)
+    recipe = dataclasses.replace(small_recipe, optimizer=optimizer, photometric=True)
     run(recipe, tmp_path / "one")
     run(recipe, tmp_path / "two", steps=5, workers=workers)
     record = run(recipe, tmp_path / "two", resume=True, workers=workers)
@@ -203,7 +203,7 @@ def test_killed_at_random_moments(tmp_path):
     `tools.kill_test` does the same thirty times.
     """
     folder = make_folder(tmp_path / "data", {"train": 12, "val": 3})
-    recipe = folder_recipe(folder, schedule=30, evaluate_every=10)
+    recipe = folder_recipe(folder, total_steps=30, evaluate_every=10)
     one, two = tmp_path / "one", tmp_path / "two"
     run(recipe, one)
     lock = two / "state" / "lock"
@@ -225,7 +225,7 @@ def test_killed_at_random_moments(tmp_path):
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     """torch alone leaves one behind if it was killed while a crop was on its way."""
     folder = make_folder(tmp_path / "data")
-    recipe = folder_recipe(folder, schedule=10_000, evaluate_every=10_000)
+    recipe = folder_recipe(folder, total_steps=10_000, evaluate_every=10_000)
     process = in_a_process(run, recipe, tmp_path / "run", 2)
     workers = []
     while len(workers) < 2:

@@ -11,16 +11,16 @@ import torch
 from setr_lib import SETR, get_recipe, load_checkpoint, train
 from setr_lib.data.augment import TrainingStream
 from setr_lib.data.load import Shapes
-from setr_lib.data.protocols import Protocol
-from setr_lib.training.devices import Execution
+from setr_lib.data.protocols import TestProtocol
+from setr_lib.training.devices import RunOptions
 from setr_lib.training.loop import Run
-from setr_lib.training.optim import describe_groups, make_optimiser, parameter_groups, rate_at
+from setr_lib.training.optim import describe_groups, lr_at, make_optimizer, parameter_groups
 from setr_lib.training.recipes import Recipe, replace
 from setr_lib.training.record import load_log
 
 
 def run(recipe, out, workers=0, **options):
-    execution = Execution(device="cpu", workers=workers)
+    execution = RunOptions(device="cpu", workers=workers)
     return train(recipe, out, progress=False, execution=execution, **options)
 
 
@@ -65,41 +65,41 @@ def test_rates_follow_the_closed_form(small_recipe):
     """SGD of the paper, 40 steps: (base - 1e-4) (1 - t/40)^0.9 + 1e-4, ten times base for heads."""
     recipe = dataclasses.replace(
         small_recipe,
-        optimiser="sgd",
-        rate=0.01,
-        head_factor=10.0,
-        floor=1e-4,
+        optimizer="sgd",
+        lr=0.01,
+        head_lr_mult=10.0,
+        min_lr=1e-4,
         warmup=0,
-        schedule=40,
+        total_steps=40,
         weight_decay=0.0,
     )
     torch.manual_seed(0)
-    job = Run(recipe, None, "data", Execution(device="cpu"), False)
+    job = Run(recipe, None, "data", RunOptions(device="cpu"), False)
     heads = {id(p) for p in job.model.head_parameters()}
     images, labels = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
     for step in range(40):
         job.train_step([(images, labels)])
-        for group in job.optimiser.param_groups:
+        for group in job.optimizer.param_groups:
             base = 0.1 if id(group["params"][0]) in heads else 0.01
             assert group["lr"] == pytest.approx((base - 1e-4) * (1 - step / 40) ** 0.9 + 1e-4)
             assert group["momentum"] == 0.9 and group["weight_decay"] == 0
 
 
 def test_warmup_rises_linearly(small_recipe):
-    recipe = dataclasses.replace(small_recipe, warmup=4, schedule=100, floor=0.0)
+    recipe = dataclasses.replace(small_recipe, warmup=4, total_steps=100, min_lr=0.0)
     for step in range(6):
         wanted = 1e-3 * (1 - step / 100) ** 0.9 * min(1, (step + 1) / 4)
-        assert rate_at(step, recipe, 1e-3) == pytest.approx(wanted)
+        assert lr_at(step, recipe, 1e-3) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("decoder", ["naive", "mla"])
 def test_every_parameter_is_in_one_group(decoder):
     """Heads at the factor, decay on matrices only; MLA's neck is no head."""
-    recipe = get_recipe(f"camvid_{decoder}_tiny", head_factor=10.0, weight_decay=0.05, rate=1e-3)
+    recipe = get_recipe(f"camvid_{decoder}_tiny", head_lr_mult=10.0, weight_decay=0.05, lr=1e-3)
     model = SETR(recipe.config)
     names = {id(p): name for name, p in model.named_parameters()}
     seen = {}
-    for group in make_optimiser(model, recipe).param_groups:
+    for group in make_optimizer(model, recipe).param_groups:
         assert group["lr"] == group["base"]  # a step without the loop has the rates too
         for p in group["params"]:
             assert names[id(p)] not in seen
@@ -130,12 +130,12 @@ def test_classes_of_network_and_data_agree(tmp_path, small_recipe):
 def test_the_scope_of_the_heads_rate_can_be_chosen():
     """`"decoder"` takes MLA's norms and fusion along; the table of groups shows it."""
     shown = {}
-    for scope, rate in (("authors", 0.01), ("decoder", 0.1)):
-        recipe = get_recipe("camvid_mla_tiny", head_scope=scope, head_factor=10.0, rate=0.01)
-        recipe = dataclasses.replace(recipe, optimiser="sgd", weight_decay=0.0)
+    for scope, lr in (("authors", 0.01), ("decoder", 0.1)):
+        recipe = get_recipe("camvid_mla_tiny", head_scope=scope, head_lr_mult=10.0, lr=0.01)
+        recipe = dataclasses.replace(recipe, optimizer="sgd", weight_decay=0.0)
         model = SETR(recipe.config)
         groups = {group["name"]: group for group in parameter_groups(model, recipe)}
-        assert groups["neck"]["base"] == rate and groups["heads"]["base"] == 0.1
+        assert groups["neck"]["base"] == lr and groups["heads"]["base"] == 0.1
         assert groups["encoder"]["base"] == 0.01
         assert {id(p) for p in groups["neck"]["params"]} == {id(p) for p in model.neck.parameters()}
         shown[scope] = describe_groups(list(groups.values()), recipe)
@@ -144,7 +144,7 @@ def test_the_scope_of_the_heads_rate_can_be_chosen():
 
 def test_the_step_of_a_bad_loss_is_named_also_when_looked_at_late(small_recipe):
     """On a GPU several losses are read at once; the first that is no number decides."""
-    job = Run(small_recipe, None, "data", Execution(device="cpu"), False)
+    job = Run(small_recipe, None, "data", RunOptions(device="cpu"), False)
     job.step = 9
     job.pending = [torch.tensor(v) for v in (1.0, 2.0, math.inf, math.nan)]
     stream = TrainingStream(job.data, small_recipe)
@@ -168,7 +168,7 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
     record = run(recipe, tmp_path, steps=1)
     data, how = asked[0]
     assert data.split == record["last"]["split"] == "test"
-    assert how["protocol"] == Protocol((32, 32), (9, 9), recipe.scale, "short")
+    assert how["protocol"] == TestProtocol((32, 32), (9, 9), recipe.scale, "short")
 
 
 def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_run_starts_from_pretrained_weights(tmp_path, small_recipe):
     torch.nn.init.constant_(theirs.encoder.cls_token, 0.123)
     save_checkpoint(theirs, tmp_path / "theirs.safetensors")
     recipe = dataclasses.replace(
-        small_recipe, pretrained=str(tmp_path / "theirs.safetensors"), rate=1e-9, weight_decay=0.0
+        small_recipe, pretrained=str(tmp_path / "theirs.safetensors"), lr=1e-9, weight_decay=0.0
     )
     run(recipe, tmp_path / "run", steps=1)
     (tmp_path / "theirs.safetensors").unlink()
@@ -211,8 +211,8 @@ def test_the_log_tells_speed_and_memory(tmp_path, small_recipe):
     run(small_recipe, tmp_path)
     for line in load_log(tmp_path):
         assert line["images_per_second"] > 0 and line["memory_gib"] > 0
-        rate = rate_at(line["step"] - 1, small_recipe, small_recipe.rate)
-        assert line["rate"] == pytest.approx(rate)
+        lr = lr_at(line["step"] - 1, small_recipe, small_recipe.lr)
+        assert line["lr"] == pytest.approx(lr)
 
 
 def test_the_share_of_peak_is_arithmetic_over_time(small_recipe, monkeypatch):

@@ -24,7 +24,7 @@ from setr_lib.data.load import Shapes
 from setr_lib.model import SETRConfig
 from setr_lib.training import loop as training
 from setr_lib.training.checkpoint import has_state
-from setr_lib.training.devices import Execution
+from setr_lib.training.devices import RunOptions
 from setr_lib.training.recipes import Recipe, get_recipe
 from setr_lib.training.record import load_log
 
@@ -44,7 +44,7 @@ def recipe(steps: int) -> Recipe:
         layers=(0, 1, 2, 3), channels=32,
     )  # fmt: skip
     return dataclasses.replace(
-        get_recipe("shapes_mla_tiny"), config=config, crop=(64, 64), batch=4, schedule=steps,
+        get_recipe("shapes_mla_tiny"), config=config, crop=(64, 64), batch=4, total_steps=steps,
         evaluate_every=40, photometric=True,
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def one_life(steps: int, out: Path) -> None:
     torch.set_num_threads(1)
     training.SAVE_SECONDS, training.SAVE_SHARE = 0.2, 1.0
     training.load_dataset = lambda _, split, *__: FewShapes(split)
-    execution = Execution(device="cpu", workers=2)
+    execution = RunOptions(device="cpu", workers=2)
     train(recipe(steps), out, has_state(out / "state"), execution=execution, progress=False)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from setr_lib import Protocol, evaluate, load_checkpoint, load_dataset, scores
+from setr_lib import TestProtocol, evaluate, load_checkpoint, load_dataset, scores
 from setr_lib.data.protocols import SCALES
 from setr_lib.files import sha256, write_json
 from setr_lib.inference import window_starts
@@ -24,7 +24,10 @@ from setr_lib.training.record import ROOT, surroundings
 
 CHECKPOINT = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
 WINDOW = (180, 240)  # what the network was trained on: whole images at half their size
-HALF, FULL = Protocol(None, None, (240, 180), "fit"), Protocol(None, None, (480, 360), "fit")
+HALF, FULL = (
+    TestProtocol(None, None, (240, 180), "fit"),
+    TestProtocol(None, None, (480, 360), "fit"),
+)
 WAYS = {
     "strides": {
         "whole image, half size": HALF,
@@ -78,7 +81,7 @@ def main() -> None:
     write_json(Path(options.out) / "record.json", {**facts, "checkpoint": checkpoint, **about})
 
 
-def windows(protocol: Protocol) -> int:
+def windows(protocol: TestProtocol) -> int:
     """Of one image of 360x480 pixels in one view."""
     if protocol.window is None or protocol.stride is None:
         return 1

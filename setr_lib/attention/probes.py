@@ -223,16 +223,16 @@ def _fit(tokens_ND: Tensor, target_NK: Tensor, decay: float, steps: int) -> tupl
     tokens_ND = (tokens_ND - mean) / std
     weight = torch.zeros(target_NK.shape[1], tokens_ND.shape[1], requires_grad=True)
     bias = torch.zeros(target_NK.shape[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         scores = F.linear(tokens_ND, weight, bias).log_softmax(1)
         value = -(target_NK * scores).sum() / target_NK.sum() + decay / 2 * weight.square().sum()
         value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)  # type: ignore[arg-type]
     folded = weight.detach() / std
     return folded, bias.detach() - folded @ mean
 

@@ -10,7 +10,7 @@ from .. import __version__
 from ..data.download import ARCHIVES, GUIDES
 from ..data.load import NAMES
 from ..data.protocols import PROTOCOLS
-from ..training.devices import Execution
+from ..training.devices import RunOptions
 from ..training.recipes import Recipe
 from .flags import a_path, add_flags, between
 
@@ -82,7 +82,7 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--steps", type=int, help="stop after so many steps in all; default: the schedule's")
     train_parser = verbs.choices["train"]
-    add_flags(train_parser, Execution, "how it is run, whatever the recipe")
+    add_flags(train_parser, RunOptions, "how it is run, whatever the recipe")
     add_flags(train_parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
 
     add = verb("plot")

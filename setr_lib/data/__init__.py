@@ -4,13 +4,13 @@ from .augment import TrainingStream, TrainTransform
 from .check import check_dataset
 from .files import PairDataset
 from .load import Shapes, load_dataset
-from .protocols import PROTOCOLS, Protocol
+from .protocols import PROTOCOLS, TestProtocol
 
 __all__ = [
     "PROTOCOLS",
     "PairDataset",
-    "Protocol",
     "Shapes",
+    "TestProtocol",
     "TrainTransform",
     "TrainingStream",
     "check_dataset",

@@ -35,7 +35,7 @@ class TrainingStream(Dataset):
         self.transform = TrainTransform(
             recipe.crop,
             recipe.scale,
-            recipe.ratios,
+            recipe.ratio_range,
             photometric=recipe.photometric,
             whole_scale=recipe.whole_scale,
         )
@@ -101,7 +101,7 @@ class TrainTransform:
         crop: rows and columns of the result.
         scale: the base (long side, short side) that a drawn ratio multiplies; the image is fitted
             inside, aspect kept.
-        ratios: range of that ratio.
+        ratio_range: range of that ratio.
         flip: probability of a horizontal flip.
         photometric: whether colours are distorted.
         max_share: a crop is drawn again, up to ten times, while one class covers more of it.
@@ -111,7 +111,7 @@ class TrainTransform:
 
     crop: Size
     scale: Size
-    ratios: tuple[float, float] = (0.5, 2.0)
+    ratio_range: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     photometric: bool = True
     max_share: float = 0.75
@@ -122,7 +122,7 @@ class TrainTransform:
     ) -> tuple[Tensor, Tensor]:
         """`(H,W,3)` and `(H,W)` uint8 -> `(3,h,w)` float normalised and `(h,w)` int64, h x w the
         crop."""
-        ratio = rng.uniform(*self.ratios)
+        ratio = rng.uniform(*self.ratio_range)
         box = self.scale[0] * ratio, self.scale[1] * ratio
         size = fit_inside(label.shape, (int(box[0]), int(box[1])) if self.whole_scale else box)
         image, label = resize_image(image, size), resize_label(label, size)

@@ -36,7 +36,7 @@ def load_dataset(
     Args:
         name: `"shapes"` (made on the fly, no files), `"camvid"`, `"ade20k"`, `"cityscapes"`,
             `"pascal_context"` (60 classes, as in the paper), `"pascal_context_59"`, or
-            `"folder:PATH"` for your own. `setr_lib.data.layouts` says which files each of them expects.
+            `"folder:PATH"` for your own. `setr_lib.data.layouts` says which files each expects.
             Or a data set itself: any sequence of pairs with `.classes` and `.palette`.
         split: `"train"`, `"val"`, `"test"`, and what else the data set has.
         root: the folder with the data sets. The environment variable `SETR_DATA` replaces the

@@ -17,7 +17,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # paper, section 4.2
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TestProtocol:
     """Sizes, windows and views of an evaluation.
 
     Args:
@@ -38,6 +38,8 @@ class Protocol:
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.
     """
+
+    __test__ = False  # for pytest, which collects classes that are called Test...
 
     window: Size | None = None
     stride: Size | None = None
@@ -79,7 +81,7 @@ class Protocol:
         """All (ratio, mirrored)."""
         return [(ratio, side) for ratio in self.scales for side in (False, True)[: 1 + self.flip]]
 
-    def many(self, rule: str | None = None) -> "Protocol":
+    def multi_scale(self, rule: str | None = None) -> "TestProtocol":
         """This protocol with the paper's six ratios and their mirror images."""
         rule = rule or ("short" if self.window and self.base else self.rule)
         base = None if rule == "original" else self.base
@@ -87,13 +89,13 @@ class Protocol:
 
 
 def make_protocol(
-    protocol: Protocol | None,
+    protocol: TestProtocol | None,
     scales: Sequence[float],
     flip: bool,
     base: tuple[int, int] | None,
     window: int | Size | None,
     stride: int | Size | None,
-) -> Protocol:
+) -> TestProtocol:
     """A protocol that is given whole, or by its parts.
 
     Raises:
@@ -101,10 +103,10 @@ def make_protocol(
     """
     sides = [as_size(side, "window") if side else None for side in (window, stride)]
     rule = "fit" if base else "original"
-    parts = Protocol(sides[0], sides[1], base, rule, tuple(scales), flip)
+    parts = TestProtocol(sides[0], sides[1], base, rule, tuple(scales), flip)
     if protocol is None:
         return parts
-    if parts != Protocol():
+    if parts != TestProtocol():
         raise ValueError(
             "a protocol says scales, flip, base, window and stride; give it alone, or change it "
             "with dataclasses.replace"
@@ -112,7 +114,7 @@ def make_protocol(
     return protocol
 
 
-def find_protocol(name: str) -> Protocol:
+def find_protocol(name: str) -> TestProtocol:
     """A protocol by name; an unknown one is an error that lists them all."""
     if name not in PROTOCOLS:
         raise ValueError(unknown("protocol", name, PROTOCOLS))
@@ -131,16 +133,16 @@ def check_stride(window: Size, stride: Size) -> None:
 # Windows, strides and bases of the authors' configurations. Pascal Context: their first release
 # made the short side 520 without a limit for the long one; later their test pipeline is broken.
 _SINGLE = {
-    "ade20k": Protocol((512, 512), (341, 341), (2048, 512), "fit"),
-    "cityscapes": Protocol((768, 768), (512, 512), (2049, 1025), "fit"),
-    "pascal_context": Protocol((480, 480), (320, 320), (520, 520), "short"),
+    "ade20k": TestProtocol((512, 512), (341, 341), (2048, 512), "fit"),
+    "cityscapes": TestProtocol((768, 768), (512, 512), (2049, 1025), "fit"),
+    "pascal_context": TestProtocol((480, 480), (320, 320), (520, 520), "short"),
 }
 # NAME: the paper's single scale; NAME_ms: its multi-scale test; NAME_ms_mmseg: that of
 # mmsegmentation 1.x, which multiplies the image's own size and gives other numbers.
 PROTOCOLS = MappingProxyType(
     {
         **_SINGLE,
-        **{f"{name}_ms": single.many("short") for name, single in _SINGLE.items()},
-        **{f"{name}_ms_mmseg": single.many("original") for name, single in _SINGLE.items()},
+        **{f"{name}_ms": single.multi_scale("short") for name, single in _SINGLE.items()},
+        **{f"{name}_ms_mmseg": single.multi_scale("original") for name, single in _SINGLE.items()},
     }
 )

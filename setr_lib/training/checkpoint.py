@@ -11,12 +11,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..files import clear_leftovers, reason, whole_file
+from ..files import clear_leftovers, in_field_words, reason, whole_file
 
 WAIT = 2.0  # seconds for the lock: workers of a process that was killed may hold it for an instant
 CONTENT: dict[str, Any] = {  # of a state; older ones have no classes and no images
     "recipe": (dict, str), "step": int, "seconds": (int, float), "started": str, "sessions": list,
-    "evaluations": list, "log": list, "model": dict, "optimiser": dict,
+    "evaluations": list, "log": list, "model": dict, "optimizer": dict,
     "scaler": (dict, type(None)), "rng": list,
 }  # fmt: skip
 
@@ -112,6 +112,7 @@ def read_state(file: Path) -> dict[str, Any]:
     state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}, not the state of a run")
+    state = in_field_words(state)
     wrong = [name for name, kind in CONTENT.items() if not isinstance(state.get(name), kind)]
     if wrong:
         raise ValueError(f"as the state of a run it lacks {', '.join(wrong)}")

@@ -31,7 +31,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerat
 
 
 @dataclass(frozen=True)
-class Execution:
+class RunOptions:
     """What may differ between two machines that run one recipe. Kept in the record.
 
     Args:
@@ -115,7 +115,7 @@ def patience(seconds: float = 10.0) -> Iterator[None]:
         timer.cancel()
 
 
-class Team:
+class Processes:
     """The processes of a run: this one, or all that a launcher has started.
 
     Attributes:
@@ -124,7 +124,7 @@ class Team:
         device: where this process computes.
     """
 
-    def __init__(self, execution: Execution, find_unused: bool = False) -> None:
+    def __init__(self, execution: RunOptions, find_unused: bool = False) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # see `own_accelerate`
         for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
             if os.environ.get(name) == "":  # set, and yet not
@@ -203,7 +203,7 @@ def join_processes(device: str) -> tuple[str, bool]:
     return device, not dist.is_initialized() or dist.get_rank() == 0
 
 
-def prepare_network(model: Any, execution: Execution, team: Team) -> Any:
+def prepare_network(model: Any, execution: RunOptions, team: Processes) -> Any:
     """Move a network to its device and apply the switches; several GPUs get SyncBN.
 
     Raises:

@@ -40,9 +40,9 @@ from ..weights.config import make_network
 from ..weights.load import load_pretrained, save_checkpoint
 from .checkpoint import claim, clear_run, has_state, load_state, retire_damaged, save_state
 from .devices import (
-    Execution,
+    Processes,
+    RunOptions,
     StopRequests,
-    Team,
     end_with_the_owner,
     has_unread_parameters,
     own_accelerate,
@@ -52,7 +52,7 @@ from .devices import (
     split_batch,
     stop_requests,
 )
-from .optim import describe_groups, make_optimiser, rate_at
+from .optim import describe_groups, lr_at, make_optimizer
 from .recipes import Recipe, get_recipe, replace
 from .record import Progress, peak_gflops, run_record, surroundings
 
@@ -68,7 +68,7 @@ def train(
     resume: bool = False,
     steps: int | None = None,
     data_root: str | os.PathLike[str] | None = None,
-    execution: Execution | None = None,
+    execution: RunOptions | None = None,
     progress: bool = True,
     **overrides: Any,
 ) -> dict[str, Any]:
@@ -81,13 +81,13 @@ def train(
         recipe: a name of `list_recipes()`, or a `Recipe`.
         out_dir: the run folder; it must not hold a run yet, unless `resume` is set.
         resume: go on from `out_dir/state`.
-        steps: stop after so many steps in all; the rates still follow the recipe's schedule, so
-            that a later `resume` continues the same run. None: the whole schedule.
+        steps: stop after so many steps in all; the learning rate still follows the recipe's
+            schedule, so that a later `resume` continues the same run. None: the whole schedule.
         data_root: as in `load_dataset`.
         execution: device, precision and switches; None: float32 on a GPU if there is one.
         progress: whether to show a bar.
         overrides: facts of the recipe or of the execution to replace, for example `seed=1`,
-            `schedule=400`, `device="cpu"` or `workers=2`.
+            `total_steps=400`, `device="cpu"` or `workers=2`.
 
     Returns:
         The record, as in `out_dir/record.json`.
@@ -103,15 +103,15 @@ def train(
         OSError: if a file cannot be written; what was written before is untouched.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state has been saved.
     """
-    switches = {f.name: overrides.pop(f.name) for f in fields(Execution) if f.name in overrides}
-    execution = dataclasses.replace(execution or Execution(), **switches)
+    switches = {f.name: overrides.pop(f.name) for f in fields(RunOptions) if f.name in overrides}
+    execution = dataclasses.replace(execution or RunOptions(), **switches)
     recipe = (
         get_recipe(recipe, **overrides) if isinstance(recipe, str) else replace(recipe, **overrides)
     )
     with own_accelerate():  # also, notebook_launcher can start processes after a run in this one
         run = Run(recipe, Path(out_dir), data_root, execution, progress)
         try:
-            return run.go(resume, recipe.schedule if steps is None else steps)
+            return run.go(resume, recipe.total_steps if steps is None else steps)
         finally:
             if run.lock:
                 run.lock.release()
@@ -121,10 +121,10 @@ class Run:
     """One training run: its model, optimiser, data, and what has been seen so far."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, data_root: Any, execution: Execution, progress: bool
+        self, recipe: Recipe, out: Path, data_root: Any, execution: RunOptions, progress: bool
     ) -> None:
         self.recipe, self.out, self.execution = recipe, out, execution
-        self.team = team = Team(execution, find_unused=has_unread_parameters(recipe.config))
+        self.team = team = Processes(execution, find_unused=has_unread_parameters(recipe.config))
         self.device = team.device
         self.show = progress and team.is_main
         self.micro_batch, self.accumulate = split_batch(recipe, team.size)
@@ -141,9 +141,9 @@ class Run:
             )
         torch.manual_seed(recipe.seed)
         self.model = prepare_network(make_network(recipe.config), execution, team)
-        self.optimiser: Any = team.accelerator.prepare_optimizer(make_optimiser(self.model, recipe))
+        self.optimizer: Any = team.accelerator.prepare_optimizer(make_optimizer(self.model, recipe))
         self.learner = team.accelerator.prepare_model(
-            Learner(self.model, recipe.average), device_placement=False
+            HeadsLoss(self.model, recipe.average), device_placement=False
         )
         if team.rank:  # the weights are equal everywhere; from here on chance is each one's own
             torch.manual_seed(recipe.seed + 1_000_003 * team.rank)
@@ -186,8 +186,8 @@ class Run:
                     seen.step_ends()
                     if look:
                         self.doubt()
-                        rate = rate_at(self.step - 1, self.recipe, self.recipe.rate)
-                        self.log.append(seen.line(self.step, self.loss, rate, self.tick()))
+                        lr = lr_at(self.step - 1, self.recipe, self.recipe.lr)
+                        self.log.append(seen.line(self.step, self.loss, lr, self.tick()))
                     if score or stop or save:
                         self.save()
                     if stop and self.step < steps:
@@ -207,10 +207,10 @@ class Run:
 
     def open(self, resume: bool, steps: int) -> None:
         """Begin a new run, or find the place where an old one stopped."""
-        if not 1 <= steps <= self.recipe.schedule:
+        if not 1 <= steps <= self.recipe.total_steps:
             raise ValueError(
-                f"steps is {steps}; the schedule of {self.recipe.name} has {self.recipe.schedule} "
-                "(another schedule: schedule=N, on the command line --schedule N)"
+                f"steps is {steps}; {self.recipe.name} has {self.recipe.total_steps} in all "
+                "(another number: total_steps=N, on the command line --total-steps N)"
             )
         state = self.out / "state"
         if resume and not has_state(state):
@@ -236,7 +236,7 @@ class Run:
         session = {"step": self.step, "processes": self.team.size, **asdict(self.execution)}
         self.sessions.append({**session, "images": self.images})
         if self.show:
-            self.say(describe_groups(self.optimiser.param_groups, self.recipe))
+            self.say(describe_groups(self.optimizer.param_groups, self.recipe))
         if self.team.is_main:
             clear_run(self.out)
             if resume:
@@ -309,9 +309,9 @@ class Run:
 
     def train_step(self, batch: list[Batch]) -> None:
         """One step of the optimiser on the micro-batches of one step."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.step, self.recipe, group["base"])
-        self.optimiser.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(self.step, self.recipe, group["base"])
+        self.optimizer.zero_grad(set_to_none=True)
         # Apple's GPUs may read ordinary memory before it was copied; pinned memory is CUDA's.
         early = self.device.type == "cuda"
         layout = torch.channels_last if self.execution.channels_last else torch.preserve_format
@@ -324,7 +324,7 @@ class Run:
                 loss = self.learner(images, labels) * weight
                 self.team.accelerator.backward(loss)
             losses.append(loss.detach())
-        self.optimiser.step()
+        self.optimizer.step()
         self.pending.append(torch.stack(losses).sum())
         self.step += 1
 
@@ -349,10 +349,11 @@ class Run:
                 numbers = range(step * batch, (step + 1) * batch)
                 files = [self.data.file(stream.place(number)[1]) for number in numbers]
                 raise FloatingPointError(
-                    f"the loss is {loss} in step {step + 1} at the rate "
-                    f"{rate_at(step, self.recipe, self.recipe.rate):.3g}; the batch was "
+                    f"the loss is {loss} in step {step + 1} at the learning rate "
+                    f"{lr_at(step, self.recipe, self.recipe.lr):.3g}; the batch was "
                     f"{', '.join(files)}. Nothing was written since the last saving in "
-                    f"{self.out}/state. Check these files, or lower the rate (rate=..., --rate)"
+                    f"{self.out}/state. Check these files, or lower the learning rate (lr=..., "
+                    "--lr)"
                 )
         self.pending.clear()
         self.loss = found[-1]
@@ -446,7 +447,7 @@ class Run:
                 "images": self.images,
                 **{name: getattr(self, name) for name in KEPT},
                 "model": self.model.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
                 "rng": chance,
             }
@@ -471,7 +472,7 @@ class Run:
             for name in KEPT:
                 setattr(self, name, state[name])
             self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimizer.load_state_dict(state["optimizer"])
             if self.team.accelerator.scaler and state["scaler"]:
                 self.team.accelerator.scaler.load_state_dict(state["scaler"])
             if self.team.rank < len(state["rng"]):
@@ -539,7 +540,7 @@ def way_on() -> str:
     return "the same call and resume=True"
 
 
-class Learner(nn.Module):
+class HeadsLoss(nn.Module):
     """The network and its loss as one module: processes meet in a module's forward pass."""
 
     def __init__(self, network: nn.Module, average: str) -> None:

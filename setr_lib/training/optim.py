@@ -1,4 +1,4 @@
-"""Which parameter moves how fast: groups, and the schedule of their rates."""
+"""Which parameter moves how fast: groups, and the schedule of their learning rates."""
 
 from typing import Any
 
@@ -7,37 +7,37 @@ import torch
 from .recipes import Recipe
 
 
-def rate_at(step: int, recipe: Recipe, base: float) -> float:
-    """The rate of 0-based step t: (base - floor) * (1 - t/T) ** power + floor.
+def lr_at(step: int, recipe: Recipe, base: float) -> float:
+    """The learning rate of 0-based step t: (base - min_lr) * (1 - t/T) ** power + min_lr.
 
-    The floor is absolute, the same for every group, as in the authors' configurations. A warm-up,
+    `min_lr` is absolute, the same for every group, as in the authors' configurations. A warm-up,
     if there is one, multiplies this by (t + 1) / warmup.
     """
-    floor = min(recipe.floor, base)
-    rate = (base - floor) * (1 - step / recipe.schedule) ** recipe.power + floor
-    return rate * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else rate
+    min_lr = min(recipe.min_lr, base)
+    lr = (base - min_lr) * (1 - step / recipe.total_steps) ** recipe.power + min_lr
+    return lr * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else lr
 
 
-def make_optimiser(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD or AdamW over `parameter_groups`."""
     groups = parameter_groups(model, recipe)
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=recipe.rate)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
 def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
-    """Encoder, MLA's neck and heads, each with its peak rate as `base`.
+    """Encoder, MLA's neck and heads, each with its peak learning rate as `base`.
 
-    The heads have `head_factor` times the rate. The authors pick them by the word "head" in a
+    The heads have `head_lr_mult` times the encoder's. The authors pick them by the word "head" in a
     parameter's name, and so leave out MLA's norms and fusion layers, which are in their backbone:
     `head_scope` says whether the neck is taken along. Weight decay, if there is any, leaves out
     everything with one dimension (biases, norms) and the position and class tokens.
     """
     heads = {id(p) for p in model.head_parameters()}
-    factors = {"heads": recipe.head_factor, "encoder": 1.0, "neck": 1.0}
+    factors = {"heads": recipe.head_lr_mult, "encoder": 1.0, "neck": 1.0}
     if recipe.head_scope == "decoder":
-        factors["neck"] = recipe.head_factor
+        factors["neck"] = recipe.head_lr_mult
     groups: dict[str, dict[str, Any]] = {}
     for name, p in model.named_parameters():
         part = "heads" if id(p) in heads else "neck" if name.startswith("neck.") else "encoder"
@@ -48,8 +48,8 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
             {
                 "params": [],
                 "name": label,
-                "base": recipe.rate * factors[part],
-                "lr": recipe.rate * factors[part],  # until the loop says what the step's rate is
+                "base": recipe.lr * factors[part],
+                "lr": recipe.lr * factors[part],  # until the loop says what the step's is
                 "weight_decay": recipe.weight_decay if decays else 0.0,
             },
         )
@@ -58,10 +58,10 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def describe_groups(groups: list[dict[str, Any]], recipe: Recipe) -> str:
-    """A table of parameter groups: what is in them, and their rates in the first and last step."""
-    lines = [f"{'parameters':24}{'tensors':>8}{'numbers':>13}   first rate    last rate   decay"]
+    """A table of parameter groups: what is in them, their first and last learning rate."""
+    lines = [f"{'parameters':24}{'tensors':>8}{'numbers':>13}     first lr      last lr   decay"]
     for group in groups:
-        first, last = (rate_at(t, recipe, group["base"]) for t in (0, recipe.schedule - 1))
+        first, last = (lr_at(t, recipe, group["base"]) for t in (0, recipe.total_steps - 1))
         count = sum(p.numel() for p in group["params"])
         lines.append(
             f"{group['name']:24}{len(group['params']):>8}{count:>13,}{first:>13.3g}{last:>13.3g}"

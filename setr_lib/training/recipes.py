@@ -1,7 +1,7 @@
 """Every training run as frozen facts: which network, which data, which numbers.
 
 The recipes of the paper are rows of the tables at the end of this file. The authors' code
-(fudan-zvg/SETR, `configs/SETR`) decides; where the paper says another rate, a recipe with
+(fudan-zvg/SETR, `configs/SETR`) decides; where the paper says another learning rate, a recipe with
 `_paper_rate` in its name has that one.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..data.protocols import PROTOCOLS, Protocol
-from ..files import unknown
+from ..data.protocols import PROTOCOLS, TestProtocol
+from ..files import in_field_words, unknown
 from ..model import DECODERS, SIZES, SETRConfig
 from ..weights.config import config_from_dict
 from ..zoo import model_config
@@ -35,23 +35,24 @@ class Recipe:
         crop: rows and columns of a training crop.
         scale: (long side, short side) of the images at ratio 1, in training and in evaluation.
         batch: crops per step of the optimiser, over all processes and micro-batches.
-        schedule: steps of the rate schedule, and of the run unless it is told to stop earlier.
+        total_steps: of the learning rate's schedule, and of the run unless it is told to stop
+            earlier.
         micro_batch: crops in memory at a time in each process; their gradients add up to the
             batch's. None: a process's whole share of the batch at once. Batch norm sees the
             micro-batch, so this is a fact of the recipe.
         pretrained: the timm model whose weights the encoder starts from, or a checkpoint's path;
             None: random.
-        optimiser: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
-        rate: of the encoder; the heads' is `head_factor` times this.
-        head_factor: 10 in the authors' code.
-        head_scope: what has the heads' rate: `"authors"`: main and auxiliary heads, as in their
+        optimizer: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
+        lr: of the encoder; the heads' is `head_lr_mult` times this.
+        head_lr_mult: 10 in the authors' code.
+        head_scope: what has the heads' lr: `"authors"`: main and auxiliary heads, as in their
             code, which counts MLA's norms and fusion to the backbone; `"decoder"`: these too.
-        floor: rate under which the schedule does not fall, for every parameter; absolute.
+        min_lr: learning rate under which the schedule does not fall, for every parameter; absolute.
         power: of the polynomial decay.
         warmup: steps of linear rise at the start; 0 in the paper.
         weight_decay: 0 in the paper. With AdamW not on biases, norms, position and class tokens.
         average: of the loss, see `segmentation_loss`.
-        ratios: range of the random ratio.
+        ratio_range: range of the random ratio.
         photometric: whether colours are distorted.
         whole_scale: whether scale times ratio is cut to whole pixels first, as the authors do.
         window, stride: of the evaluation; None: whole images.
@@ -68,19 +69,19 @@ class Recipe:
     crop: tuple[int, int]
     scale: tuple[int, int]
     batch: int
-    schedule: int
+    total_steps: int
     micro_batch: int | None = None
     pretrained: str | None = None
-    optimiser: str = "sgd"
-    rate: float = 0.01
-    head_factor: float = 10.0
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    head_lr_mult: float = 10.0
     head_scope: str = "authors"
-    floor: float = 1e-4
+    min_lr: float = 1e-4
     power: float = 0.9
     warmup: int = 0
     weight_decay: float = 0.0
     average: str = "all"
-    ratios: tuple[float, float] = (0.5, 2.0)
+    ratio_range: tuple[float, float] = (0.5, 2.0)
     photometric: bool = True
     whole_scale: bool = False
     window: tuple[int, int] | None = None
@@ -93,7 +94,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, words in {
-            "optimiser": ("sgd", "adamw"),
+            "optimizer": ("sgd", "adamw"),
             "average": ("all", "valid"),
             "head_scope": ("authors", "decoder"),
         }.items():
@@ -114,15 +115,15 @@ class Recipe:
                     f"{name} is {value!r}; it must be {what} from {least:g} to {most:g} "
                     f"({name}=..., on the command line {flag})"
                 )
-        for name in ("crop", "scale", "window", "stride", "ratios"):
-            pair, kind = getattr(self, name), float if name == "ratios" else int
+        for name in ("crop", "scale", "window", "stride", "ratio_range"):
+            pair, kind = getattr(self, name), float if name == "ratio_range" else int
             if name in ("window", "stride") and pair is None:
                 continue
             if not _is_pair(pair, kind):
-                what = "numbers" if name == "ratios" else "whole numbers"
+                what = "numbers" if name == "ratio_range" else "whole numbers"
                 raise ValueError(f"{name} is {pair!r}; it must be two {what} above 0")
-        if self.ratios[0] > self.ratios[1]:
-            raise ValueError(f"ratios is {self.ratios}; the smaller one comes first")
+        if self.ratio_range[0] > self.ratio_range[1]:
+            raise ValueError(f"ratios is {self.ratio_range}; the smaller one comes first")
         for name in ("name", "dataset", "evaluate_split"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a name")
@@ -140,7 +141,7 @@ class Recipe:
         """
         try:
             facts: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+                k: tuple(v) if isinstance(v, list) else v for k, v in in_field_words(values).items()
             }
             facts["config"] = config_from_dict(values["config"])
             return cls(**facts)
@@ -148,9 +149,9 @@ class Recipe:
             raise ValueError(f"these are no facts of a recipe known here: {error}") from error
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> TestProtocol:
         """How a run is scored: one view of every image."""
-        return Protocol(self.window, self.stride, self.scale, self.rule)
+        return TestProtocol(self.window, self.stride, self.scale, self.rule)
 
     @property
     def encoder(self) -> str:
@@ -179,14 +180,14 @@ class Recipe:
 
     def hash(self) -> str:
         """Twelve letters that change with any fact of the recipe."""
-        return facts_hash(self.to_dict())
+        return recipe_hash(self.to_dict())
 
 
-# What a number may be; the rates stay far within float32, also when they are multiplied.
+# What a number may be; learning rates stay far within float32, also when they are multiplied.
 BOUNDS: dict[str, tuple[type, float, float]] = {
-    "batch": (int, 1, 1e9), "micro_batch": (int, 1, 1e9), "schedule": (int, 1, 1e12),
+    "batch": (int, 1, 1e9), "micro_batch": (int, 1, 1e9), "total_steps": (int, 1, 1e12),
     "evaluate_every": (int, 1, 1e12), "warmup": (int, 0, 1e12), "seed": (int, 0, 2**63 - 1),
-    "rate": (float, 1e-12, 1e6), "head_factor": (float, 1e-12, 1e6), "floor": (float, 0, 1e6),
+    "lr": (float, 1e-12, 1e6), "head_lr_mult": (float, 1e-12, 1e6), "min_lr": (float, 0, 1e6),
     "power": (float, 0, 1e3), "weight_decay": (float, 0, 1e6),
 }  # fmt: skip
 
@@ -212,7 +213,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     return {**facts, **{f"config.{name}": value for name, value in network.items()}}
 
 
-def facts_hash(facts: dict[str, Any]) -> str:
+def recipe_hash(facts: dict[str, Any]) -> str:
     """The hash of a recipe's plain facts, as a record holds them."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -232,12 +233,12 @@ def recipe_table(pattern: str = "") -> str:
         raise ValueError(unknown("recipe", pattern, RECIPES))
     if not pattern:
         chosen = [r for r in chosen if not r.name.endswith("_1gpu")]
-    rows = [("recipe", "decoder", "encoder", "crop", "batch", "steps", "rate", "heads", "source")]
+    rows = [("recipe", "decoder", "encoder", "crop", "batch", "steps", "lr", "heads", "source")]
     for r in chosen:
         batch = f"{r.batch}" if r.micro_batch is None else f"{r.batch} by {r.micro_batch}"
         rows.append(
             (r.name, getattr(r.config, "decoder", "fcn"), r.encoder, f"{r.crop[0]}x{r.crop[1]}",
-             batch, f"{r.schedule}", f"{r.rate:g}", f"x{r.head_factor:g}", r.source)
+             batch, f"{r.total_steps}", f"{r.lr:g}", f"x{r.head_lr_mult:g}", r.source)
         )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths)).rstrip() for row in rows]
@@ -273,13 +274,13 @@ def _shapes(decoder: str) -> Recipe:
         config=model_config(f"setr_{decoder}_tiny", num_classes=8, image_size=128),
         crop=(128, 128),
         scale=(128, 128),
-        ratios=(0.75, 1.5),
+        ratio_range=(0.75, 1.5),
         batch=8,
-        schedule=200,
-        optimiser="adamw",
-        rate=1e-3,
-        head_factor=1.0,
-        floor=0.0,
+        total_steps=200,
+        optimizer="adamw",
+        lr=1e-3,
+        head_lr_mult=1.0,
+        min_lr=0.0,
         warmup=20,
         weight_decay=0.05,
         average="valid",
@@ -297,13 +298,13 @@ def _camvid(decoder: str, size: str) -> Recipe:
         config=dataclasses.replace(config, patch_size=12),
         crop=(180, 240),
         scale=(240, 180),
-        ratios=(0.75, 1.5),
+        ratio_range=(0.75, 1.5),
         batch=8,
-        schedule=1000,
-        optimiser="adamw",
-        rate=1e-3,
-        head_factor=1.0,
-        floor=0.0,
+        total_steps=1000,
+        optimizer="adamw",
+        lr=1e-3,
+        head_lr_mult=1.0,
+        min_lr=0.0,
         warmup=100,
         weight_decay=0.05,
         average="valid",
@@ -312,14 +313,14 @@ def _camvid(decoder: str, size: str) -> Recipe:
 
 
 def _camvid_sgd() -> Recipe:
-    """The same network and crops with the optimiser, rates and loss of the paper's recipes."""
+    """The same network and crops with the paper's optimiser, learning rates and loss."""
     return dataclasses.replace(
         _camvid("naive", "tiny"),
         name="camvid_naive_tiny_sgd",
-        optimiser="sgd",
-        rate=0.01,
-        head_factor=10.0,
-        floor=1e-4,
+        optimizer="sgd",
+        lr=0.01,
+        head_lr_mult=10.0,
+        min_lr=1e-4,
         warmup=0,
         weight_decay=0.0,
         average="all",
@@ -335,7 +336,7 @@ def _camvid_gpu(decoder: str) -> Recipe:
         crop=(360, 480),
         scale=(480, 360),
         batch=8,
-        schedule=4000,  # 87 epochs
+        total_steps=4000,  # 87 epochs
         pretrained=PRETRAINED["deit"],
         evaluate_every=500,
     )
@@ -354,7 +355,7 @@ CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal_context": 60}
 SCHEDULE = {"ade20k": 160_000, "cityscapes": 80_000, "pascal_context": 80_000}
 BATCH = {"ade20k": 16, "cityscapes": 8, "pascal_context": 16}  # on 8 GPUs
 MICRO_BATCH = {"ade20k": 2, "cityscapes": 1, "pascal_context": 2}  # what each of those 8 had
-RATES = {  # of the encoder, in the authors' configurations
+LRS = {  # of the encoder, in the authors' configurations
     ("ade20k", "naive"): 0.01,
     ("ade20k", "pup"): 0.001,
     ("ade20k", "mla"): 0.001,
@@ -365,7 +366,7 @@ RATES = {  # of the encoder, in the authors' configurations
     ("pascal_context", "pup"): 0.001,
     ("pascal_context", "mla"): 0.001,
 }
-PAPER_RATES = {  # where the paper's section 4.1 says another one
+PAPER_LRS = {  # where the paper's section 4.1 says another one
     ("ade20k", "naive"): 0.001,
     ("cityscapes", "mla"): 0.01,
     ("pascal_context", "naive"): 0.001,
@@ -393,9 +394,9 @@ def _paper(dataset: str, decoder: str, encoder: str) -> Iterator[Recipe]:
         crop=protocol.window,
         scale=protocol.base,
         batch=BATCH[dataset],
-        schedule=SCHEDULE[dataset],
+        total_steps=SCHEDULE[dataset],
         pretrained=PRETRAINED[encoder],
-        rate=RATES[dataset, decoder],
+        lr=LRS[dataset, decoder],
         window=protocol.window,
         stride=protocol.stride,
         rule=protocol.rule,
@@ -408,15 +409,15 @@ def _paper(dataset: str, decoder: str, encoder: str) -> Iterator[Recipe]:
     def variant(suffix: str, **facts: Any) -> Recipe:
         return dataclasses.replace(recipe, name=f"{recipe.name}_{suffix}", **facts)
 
-    if (dataset, decoder) in PAPER_RATES:
-        yield variant("paper_rate", rate=PAPER_RATES[dataset, decoder], source="paper")
+    if (dataset, decoder) in PAPER_LRS:
+        yield variant("paper_rate", lr=PAPER_LRS[dataset, decoder], source="paper")
     if dataset == "cityscapes":
-        yield variant("40k", schedule=40_000, evaluate_every=4000)
+        yield variant("40k", total_steps=40_000, evaluate_every=4000)
     elif decoder == "mla":
         yield variant("b8", batch=8)
     if recipe.name == "cityscapes_pup_large":  # 42.27 mIoU in the paper, against 78.39
         yield variant(
-            "40k_random", schedule=40_000, evaluate_every=4000, pretrained=None, source="paper"
+            "40k_random", total_steps=40_000, evaluate_every=4000, pretrained=None, source="paper"
         )
 
 
@@ -436,7 +437,7 @@ def _all() -> Iterator[Recipe]:
     yield _camvid_sgd()
     for decoder in DECODERS:
         yield _camvid_gpu(decoder)
-    paper = [r for place in RATES for encoder in PRETRAINED for r in _paper(*place, encoder)]
+    paper = [r for place in LRS for encoder in PRETRAINED for r in _paper(*place, encoder)]
     yield from paper
     yield from map(_one_gpu, paper)
 

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..costs import peak_tflops, step_gflops
-from ..files import parse_json, read_json
+from ..files import in_field_words, parse_json, read_json
 from ..weights.config import make_network
 from .recipes import Recipe
 
@@ -33,6 +33,8 @@ def load_record(name: str | os.PathLike[str]) -> dict[str, Any]:
     record = read_json(file)
     if not isinstance(record, dict):
         raise ValueError(f"{file} holds no record, but a {type(record).__name__}")
+    if isinstance(record.get("recipe"), dict):
+        record["recipe"] = in_field_words(record["recipe"])
     return record
 
 
@@ -58,7 +60,7 @@ def load_log(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(log, 1):
         if not isinstance(line, dict):
             raise ValueError(f"{file}, line {number}, holds a {type(line).__name__}, not facts")
-    return log
+    return list(map(in_field_words, log))
 
 
 def list_records() -> list[str]:
@@ -82,7 +84,7 @@ def run_record(run: Any) -> dict[str, Any]:
         "classes": list(run.data.classes),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "step": run.step,
-        "finished": run.step == recipe.schedule,
+        "finished": run.step == recipe.total_steps,
         "started": run.started,
         "seconds": round(run.seconds, 1),
         **run.surroundings,
@@ -189,18 +191,18 @@ class Progress:
         self.training_seconds += time.monotonic() - self.beginning
         self.bar.update()
 
-    def line(self, step: int, loss: float, rate: float, seconds: float) -> dict[str, Any]:
+    def line(self, step: int, loss: float, lr: float, seconds: float) -> dict[str, Any]:
         """The next line of the log, also shown."""
         images = (step - self.logged) * self.recipe.batch
         speed = images / max(self.training_seconds, 1e-9)
         memory = memory_gib(self.device)
-        line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "rate": rate}
+        line: dict[str, Any] = {"step": step, "loss": round(loss, 5), "lr": lr}
         line |= {"seconds": round(seconds, 1), "images_per_second": round(speed, 2)}
         line["memory_gib"] = round(memory, 3)
         if self.peak and self.gflops:
             line["peak_share"] = round(speed * self.gflops / self.peak, 4)
         self.logged, self.training_seconds = step, 0.0
-        shown = {"loss": f"{loss:.3f}", "rate": f"{rate:.2g}", "img/s": f"{speed:.3g}"}
+        shown = {"loss": f"{loss:.3f}", "lr": f"{lr:.2g}", "img/s": f"{speed:.3g}"}
         shown["GiB"] = f"{memory:.2f}"
         if "peak_share" in line:
             shown["of peak"] = f"{100 * line['peak_share']:.0f}%"

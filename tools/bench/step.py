@@ -47,12 +47,12 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, Any]]:
 
 def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     """Forward, backward and SGD with momentum on a model, whenever it is called."""
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
     def run() -> None:
         loss().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     return run
 
