@@ -162,7 +162,7 @@ def metadata() -> Iterator[Case]:
         yield case(f"text {text[:30]!r}", text, "fail", (load,))
     config = about["config"]
     pairs = [(field, value) for field in sorted(config) for value in VALUES]
-    for at in chance(0).choice(len(pairs), 45, replace=False):
+    for at in chance(0).choice(len(pairs), 40, replace=False):
         field, value = pairs[at]
         yield case(f"{field} = {value!r}", {"config": {**config, field: value}})
     for field in sorted(config):

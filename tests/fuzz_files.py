@@ -57,7 +57,7 @@ STRANGE: dict[str, Content] = {
     "empty": b"", "text": b"no picture", "html": b"<html>404</html>" * 99, "zeros": bytes(9999),
     "PostScript": POSTSCRIPT,
     "PostScript, DOS": b"\xc5\xd0\xd3\xc6\x1e\0\0\0" + bytes(22) + POSTSCRIPT,
-    "13000 x 13000": png(13_000, 13_000), "13000 x 13000 grey": png(13_000, 13_000, 8, 0),
+    "13000 x 13000": png(13_000, 13_000),
     "60000 x 60000": png(60_000, 60_000), "2^31 rows": png(2**31 - 1, 1), "no rows": png(0, 5),
     "16 bits": png(30, 40, 16), "1 bit": png(30, 40, 1, 0),
     "text bomb": png(30, 40, 8, 2, (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 27)))),
@@ -139,7 +139,7 @@ def labels() -> Iterator[Case]:
     for n in range(24):
         how = MUTATIONS[1 + n % 8]
         yield case(f"{how} {n}", mutate(encoded("", "PNG", grey), how, chance(n)))
-    for name in ("a pipe", "a folder", "a link to itself", "PostScript", "13000 x 13000 grey"):
+    for name in ("a pipe", "a folder", "a link to itself", "PostScript"):
         yield case(name, STRANGE[name], "fail")
 
 
