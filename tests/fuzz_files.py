@@ -6,7 +6,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from fuzz_checkpoints import own
@@ -18,7 +17,6 @@ from scipy.io import savemat
 from setr_lib import names
 from setr_lib.checking import check_dataset
 from setr_lib.datasets import load_dataset
-from setr_lib.layouts import read_class_list
 from setr_lib.reading import read_image
 
 # ---- pictures
@@ -172,9 +170,9 @@ TABLES = {
 
 def read_list(data: bytes) -> None:
     """As many names as there are lines; of the healthy ones, exactly these."""
-    found, palette = read_class_list(Path("classes.txt"))
-    lines = len(data.strip(b"\r\n").split(b"\n"))
-    check(len(found) == lines == len(palette), f"reads {len(found)} classes from {lines} lines")
+    dataset = load_dataset("folder:d", "train")
+    found, lines = dataset.classes, len(data.strip(b"\r\n\0").split(b"\n"))
+    check(len(found) == lines == len(dataset.palette), f"reads {len(found)} names, {lines} lines")
     check(all(name.isprintable() and name.strip() for name in found), f"reads names {found}"[:99])
     check(
         not data.strip().endswith(LIST.strip()) or found == ("road", "the sky", "bus"), f"{found}"
@@ -198,13 +196,11 @@ def read_context(exact: bool) -> None:
 
 
 def lists() -> Iterator[Case]:
-    for name, data in LISTS.items():
+    mutated = {f"{n}": mutate(LIST, MUTATIONS[1 + n % 8], chance(n)) for n in range(16)}
+    label = encoded("", "PNG", Image.fromarray(LABEL))
+    for name, data in {**LISTS, **mutated}.items():
         calls = (functools.partial(read_list, data),)
-        yield Case(f"classes {name}", {"classes.txt": data}, calls)
-    for n in range(16):
-        data = mutate(LIST, MUTATIONS[1 + n % 8], chance(n))
-        calls = (functools.partial(read_list, data),)
-        yield Case(f"classes {n}", {"classes.txt": data}, calls)
+        yield Case(f"classes {name}", folder(label, data), calls, "", ("classes.txt",))
     file, good = io.BytesIO(), np.where(LABEL == 255, 9, LABEL).astype(np.uint16)
     savemat(file, {"LabelMap": good})
     mat = file.getvalue()
