@@ -9,16 +9,38 @@ const STYLE = `/* explorer.css */`;
 const SUMMARIES = ["mean", "max", "rollout"];
 const DIRECTIONS = { from: "What it looks at", to: "Who looks at it" };
 const COLOUR_SCALES = {
+  times: "times uniform",
   own: "each map to its maximum",
   root: "square root, shows the weak",
   shared: "one range for all maps",
 };
+const TIMES = 4; // colours of "times uniform" end at 2 ** TIMES times more and less
+// How long an answer of the kernel may take; a causal check runs the network, a page packs all of it.
+const PATIENCE = { rows: 20, rollout: 20, means: 60, cause: 300, html: 1800 };
 const PANELS = {
   grid: "All heads",
   heads: "Reach",
   forward: "From patch to class",
   emergence: "Block by block",
   cause: "Does it matter?",
+};
+const PANEL_HINTS = {
+  grid: "Every head of every block at once",
+  heads: "How far and how widely each head looks, in numbers",
+  forward: "What the decoder makes of the last tokens, up to the class of this pixel",
+  emergence: "Which classes can already be read off each block",
+  cause: "Hide the patches that were looked at: does the class change?",
+};
+const GLOSSARY = {
+  patch: "a square of the picture; the network sees nothing smaller",
+  block: "one of the equal steps of the network, one after the other; 0 is the first",
+  head: "one of the ways of looking that a block has, side by side; mean and maximum are over them",
+  rollout: "all blocks up to this one in a single map: an estimate of what a patch is made of",
+  uniform: "the same share for every patch, as if nothing were preferred",
+  "class token": "a token that stands for no patch",
+  nats: "the unit of entropy: 0 is one patch alone, the largest value all of them alike",
+  probe: "a simple classifier on the tokens of one block: what it can say, the block knows",
+  "before, after": "the scores before and after they are enlarged to the picture's size",
 };
 
 export default { render };
@@ -31,7 +53,7 @@ function render({ model, el }) {
   let explorer = null;
   const follow = () => explorer?.follow(model.get("view"));
   start(box, bytes, {
-    ask: kernel(model),
+    ask: kernel(model, PATIENCE),
     view: model.get("view"),
     tell: (view) => {
       model.set("view", view);
@@ -50,8 +72,9 @@ function render({ model, el }) {
 for (const box of document.querySelectorAll(".setr-explorer[data-payload]:not([data-open])")) {
   const starter = box.nextElementSibling?.outerHTML ?? "";
   const page =
+    box.dataset.head +
     box.outerHTML.replace(/ data-(started|open)=""/g, "").replace(/<script[^]*<\/script>/, "") +
-    starter;
+    `${starter}</main></body></html>`;
   box.dataset.open = "";
   const bytes = fromBase64(box.dataset.payload);
   start(box, bytes, { page }).catch((error) => {
@@ -66,12 +89,14 @@ async function start(box, bytes, options) {
   );
   const host = document.createElement("div");
   host.className = "setr-explorer-host";
-  host.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take digits and arrows for itself
+  // A notebook would take digits, letters and arrows for itself; what saves it goes through.
+  host.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  });
   const explorer = new Explorer(host, parcel, picture, options);
   box.querySelector("img")?.remove();
   box.append(host);
   box.explorer = explorer;
-  globalThis.Jupyter?.keyboard_manager?.register_events?.(host);
   explorer.begin();
   return explorer;
 }
@@ -341,22 +366,32 @@ class Live {
   stop() {}
 }
 
-/** Questions to Python and their answers, matched by number. */
-function kernel(model) {
+/**
+ * Questions to Python and their answers, matched by number. Who gets none within `seconds[ask]` is
+ * refused: after a restart of the kernel, and in a page made of a notebook, nobody answers.
+ */
+function kernel(model, seconds) {
   const open = new Map();
   let last = 0;
+  const settle = (id) => {
+    const waiting = open.get(id);
+    open.delete(id);
+    clearTimeout(waiting?.clock);
+    return waiting;
+  };
   model.on("msg:custom", (content, buffers) => {
-    const waiting = open.get(content.id);
-    if (!waiting) return;
-    open.delete(content.id);
-    if (content.error) waiting.refuse(new Error(content.error));
-    else waiting.accept({ content, buffers });
+    const waiting = settle(content.id);
+    if (content.error) waiting?.refuse(Object.assign(new Error(content.error), { answer: true }));
+    else waiting?.accept({ content, buffers });
   });
   return (question) =>
     new Promise((accept, refuse) => {
       const id = ++last;
-      open.set(id, { accept, refuse });
-      model.send({ ...question, id });
+      const limit = seconds[question.ask];
+      const late = () => settle(id)?.refuse(new Error(`no answer in ${limit} seconds`));
+      open.set(id, { accept, refuse, clock: setTimeout(late, 1000 * limit) });
+      const send = async () => model.send({ ...question, id });
+      send().catch((error) => settle(id)?.refuse(error));
     });
 }
 
@@ -406,6 +441,7 @@ class Explorer {
     this.palettes = {
       viridis: parcel.array(this.header.viridis),
       difference: parcel.array(this.header.difference),
+      times: parcel.array(this.header.times),
     };
     this.state = {
       image: 0,
@@ -414,11 +450,11 @@ class Explorer {
       block: 0,
       head: "mean",
       direction: "from",
-      scale: "own",
+      scale: "times",
       opacity: 0.75,
       under: "photo",
       panel: "grid",
-      emergence: 0,
+      reader: null,
       cause: 0,
       chart: "distance",
       over: "patch",
@@ -426,9 +462,9 @@ class Explorer {
       ...this.header.view,
       ...options.view,
     };
-    this.hover = null;
+    this.answered = null; // {image, pixel, direction, now}: what all numbers on the screen are of
+    this.read = null; // the pixel whose cell is read off the maps
     this.sources = new Map();
-    this.now = [];
     this.ticket = 0;
   }
 
@@ -450,8 +486,7 @@ class Explorer {
       });
       canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
     }
-    this.enter(this.state.image);
-    this.refresh();
+    this.change({}, false);
   }
 
   close() {
@@ -472,86 +507,127 @@ class Explorer {
   }
 
   get image() {
-    return this.header.images[this.state.image];
+    return this.header.images[(this.answered ?? this.state).image];
   }
 
   get facts() {
     return this.image.models[this.state.model === "difference" ? 0 : this.state.model];
   }
 
-  get shown() {
-    return this.hover ?? this.state.pixel;
+  /** The numbers on the screen, per network; they belong to `pixel` and `direction`. */
+  get now() {
+    return this.answered.now;
   }
 
-  source(model) {
-    const name = `${this.state.image} ${model}`;
+  get pixel() {
+    return this.answered.pixel;
+  }
+
+  get direction() {
+    return this.answered.direction;
+  }
+
+  source(image, model) {
+    const name = `${image} ${model}`;
     if (!this.sources.has(name)) {
-      const facts = this.image.models[model];
+      const about = this.header.images[image];
       const live = this.options.ask;
-      const place = { image: this.state.image, model };
-      this.sources.set(
-        name,
-        live
-          ? new Live(live, this.image, facts, place)
-          : new Stored(this.parcel, this.image, facts),
-      );
+      const source = live
+        ? new Live(live, about, about.models[model], { image, model })
+        : new Stored(this.parcel, about, about.models[model]);
+      this.sources.set(name, Object.assign(source, { image }));
     }
     return this.sources.get(name);
   }
 
   /** Another image: let go of the numbers of the one before. */
-  enter(image) {
-    for (const source of this.sources.values()) source.stop();
-    this.sources.clear();
-    this.state.image = image;
-    const [rows, cols] = this.image.size;
-    const [row, col] = this.state.pixel;
-    this.state.pixel = [Math.min(row, rows - 1), Math.min(col, cols - 1)];
-    this.now = [];
+  leaveAllBut(image) {
+    for (const [name, source] of this.sources) {
+      if (source.image === image) continue;
+      source.stop();
+      this.sources.delete(name);
+    }
   }
 
   change(values, tell = true) {
-    const before = this.state.image;
-    Object.assign(this.state, values);
-    if (this.state.image !== before) this.enter(this.state.image);
-    this.hover = null;
-    if (tell && this.options.tell) this.options.tell(this.view());
+    const { state } = this;
+    Object.assign(state, values);
+    const [rows, cols] = this.header.images[state.image].size;
+    state.pixel = [Math.min(state.pixel[0], rows - 1), Math.min(state.pixel[1], cols - 1)];
+    if (tell) this.tell();
+    const question = this.question();
+    if (question === this.asked) {
+      this.draw();
+      if (this.answered?.done) this.announce();
+      return;
+    }
+    this.asked = question;
     this.refresh();
   }
 
-  /** Ask for the numbers of the shown patch, then draw; newer questions overtake older ones. */
+  /** What the numbers depend on: everything else only changes how they are drawn. */
+  question() {
+    const { image, pixel, direction } = this.state;
+    return JSON.stringify({ image, pixel, direction });
+  }
+
+  tell() {
+    try {
+      this.options.tell?.(this.view());
+    } catch (error) {
+      this.trouble(error);
+    }
+  }
+
+  /** Ask for the numbers of the chosen patch, then draw; newer questions overtake older ones. */
   async refresh() {
     const ticket = ++this.ticket;
-    const { direction } = this.state;
-    const pixel = this.shown;
-    const settled = this.hover === null;
+    const { image, pixel, direction } = this.state;
+    const about = this.header.images[image];
     this.at.card.ariaBusy = "true";
     try {
-      const found = [];
-      for (const model of this.image.models.keys()) {
-        const source = this.source(model);
-        const cell = cellOf(pixel, this.image, source);
+      const now = [];
+      for (const model of about.models.keys()) {
+        const source = this.source(image, model);
+        const cell = cellOf(pixel, about, source);
         const rows = await source.rows(cell, direction);
         if (ticket !== this.ticket) return;
-        found.push({ source, cell, rows, rollout: null });
+        now.push({ source, cell, rows, rollout: null });
       }
-      this.now = found;
-      this.pixelNow = pixel;
+      this.leaveAllBut(image);
+      this.answered = { image, pixel, direction, now, done: false };
+      this.at.trouble.textContent = "";
       this.draw();
-      if (!settled) await new Promise((go) => setTimeout(go, 60));
-      for (const one of found) {
-        if (ticket !== this.ticket) return;
+      for (const one of now) {
         one.rollout = await one.source.rollout(one.cell, direction);
+        if (ticket !== this.ticket) return;
       }
-      if (ticket !== this.ticket) return;
+      this.answered.done = true;
       this.draw();
       this.at.card.ariaBusy = "false";
-      if (settled) this.announce();
+      this.announce();
     } catch (error) {
+      if (ticket !== this.ticket) return;
       this.at.card.ariaBusy = "false";
-      this.at.words.textContent = `The kernel answered: ${error.message}`;
-      console.warn("attention explorer:", error.message);
+      this.goBack();
+      this.trouble(error);
     }
+  }
+
+  /** A question without an answer: what is chosen is again what is shown. */
+  goBack() {
+    this.asked = null; // so that it may be asked again
+    if (!this.answered) return;
+    const { image, pixel, direction } = this.answered;
+    Object.assign(this.state, { image, pixel, direction });
+    this.draw();
+  }
+
+  trouble(error) {
+    console.warn("attention explorer:", error.message);
+    this.at.trouble.textContent = error.answer
+      ? `Python answered: ${error.message}`
+      : `Python does not answer (${error.message}). It may be busy; if it was restarted, or this page was saved, run the cell again. What is shown is what was answered before.`;
   }
 
   /** (N): one map of one network, or null where there is none (yet). */
@@ -613,6 +689,12 @@ class Explorer {
       : { entropy: null, distance, inside, prefix: null };
   }
 
+  /** The class of the asking cell, its commonest one: the same in words and numbers. */
+  className({ source, cell }) {
+    const kind = this.cellClasses(source)?.[cell];
+    return this.header.label_classes[kind]?.name ?? null;
+  }
+
   /** (N) 0/1: the cells whose commonest true class is that of this cell; null without a label. */
   region(source, cell) {
     const classes = this.cellClasses(source);
@@ -635,7 +717,11 @@ class Explorer {
 
   /** What attention spread evenly over all tokens would have. */
   uniform(source, cell) {
-    return this.measure(source, cell, source.even, "from");
+    const { even, prefix } = source;
+    const { entropy } = this.measure(source, cell, even, "from");
+    // Who looks at a cell: every cell spends the same share on it, whatever its own size.
+    const row = this.direction === "from" ? even : even.map(() => even[prefix + cell]);
+    return { ...this.measure(source, cell, row, "from"), entropy };
   }
 
   /** All numbers behind the present picture: what the npz holds. */
@@ -646,7 +732,7 @@ class Explorer {
     for (let block = 0; block < layers; block++) {
       for (let head = 0; head < heads; head++) {
         const row = this.row(this.now[model], block, head);
-        const found = this.measure(source, cell, row, this.state.direction);
+        const found = this.measure(source, cell, row, this.direction);
         for (const name of Object.keys(per)) per[name].push(found[name] ?? NaN);
       }
     }
@@ -655,11 +741,11 @@ class Explorer {
       entropy: { data: Float32Array.from(per.entropy), shape: [layers, heads] },
       distance: { data: Float32Array.from(per.distance), shape: [layers, heads] },
       inside: { data: Float32Array.from(per.inside), shape: [layers, heads] },
-      pixel: { data: Int32Array.from(this.pixelNow), shape: [2] },
+      pixel: { data: Int32Array.from(this.pixel), shape: [2] },
       grid: { data: Int32Array.from(grid), shape: [2] },
       prefix_tokens: { data: Int32Array.of(prefix), shape: [] },
       patches_per_cell_side: { data: Int32Array.of(source.pool), shape: [] },
-      looks_at: { data: Uint8Array.of(this.state.direction === "from" ? 1 : 0), shape: [] },
+      looks_at: { data: Uint8Array.of(this.direction === "from" ? 1 : 0), shape: [] },
     };
     if (rollout) found.rollout = { data: rollout, shape: [layers, tokens - prefix] };
     return found;
@@ -673,21 +759,14 @@ class Explorer {
       screen.addEventListener("pointerdown", (event) => {
         const pixel = this.pixelAt(screen, event);
         screen.focus({ preventScroll: true });
-        if (pixel) this.change({ pixel });
+        if (pixel && screen === at.picture) this.change({ pixel });
+        else this.readAt(pixel);
       });
       screen.addEventListener("pointermove", (event) => {
-        if (event.pointerType !== "mouse") return;
-        const pixel = this.pixelAt(screen, event);
-        const before =
-          this.hover && cellOf(this.hover, this.image, { pool: 1, grid: this.image.grid });
-        this.hover = pixel;
-        if (pixel && before !== cellOf(pixel, this.image, { pool: 1, grid: this.image.grid }))
-          this.refresh();
+        if (event.pointerType === "mouse") this.readAt(this.pixelAt(screen, event));
       });
-      screen.addEventListener("pointerleave", () => {
-        if (this.hover === null) return;
-        this.hover = null;
-        this.refresh();
+      screen.addEventListener("pointerleave", (event) => {
+        if (event.pointerType === "mouse") this.readAt(null);
       });
     }
     shadow.addEventListener("keydown", (event) => this.key(event));
@@ -703,7 +782,7 @@ class Explorer {
       "opacity",
       "scale",
       "under",
-      "emergence",
+      "reader",
       "cause",
       "chart",
       "over",
@@ -725,7 +804,7 @@ class Explorer {
     });
     at.emergenceChart?.addEventListener("click", (event) => {
       const found = nearest(this.steps ?? [], event, at.emergenceChart);
-      if (found) this.set("emergence", found.entry);
+      if (found) this.change({ block: found.block, reader: found.reader });
     });
     shadow.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
       const names = [...shadow.querySelectorAll("[role=tab]")].map((tab) => tab.dataset.value);
@@ -739,11 +818,9 @@ class Explorer {
   }
 
   set(name, value) {
-    const numbers = ["block", "opacity", "emergence", "cause"];
+    const numbers = ["block", "opacity", "cause"];
     if (name === "head" && !SUMMARIES.includes(value)) value = Number(value);
-    this.state[name] = numbers.includes(name) ? Number(value) : value;
-    if (name === "block" || name === "head") return this.change({});
-    this.draw();
+    this.change({ [name]: numbers.includes(name) ? Number(value) : value });
   }
 
   press(what, value, button) {
@@ -758,7 +835,7 @@ class Explorer {
     else if (what === "npz") this.saveNumbers();
     else if (what === "html") this.savePage();
     else if (what === "check") this.checkCause();
-    else if (what === "grow") this.grow();
+    else if (what === "play") this.play();
     else if (what === "panel") {
       this.state.panel = value;
       this.draw();
@@ -778,7 +855,8 @@ class Explorer {
     const arrows = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     const onMap = event.target.classList?.contains("screen");
     if (typing || (event.key in arrows && !onMap)) return;
-    if (event.key in arrows) this.move(...arrows[event.key]);
+    if (event.key in arrows && event.shiftKey) this.moveReading(...arrows[event.key]);
+    else if (event.key in arrows) this.move(...arrows[event.key]);
     else if (event.key >= "0" && event.key <= "9" && event.key.length === 1)
       this.typeBlock(event.key);
     else if (event.key === "[" || event.key === "]") this.nextHead(event.key === "]" ? 1 : -1);
@@ -788,23 +866,43 @@ class Explorer {
   }
 
   move(down, right) {
-    const { patch, grid, size } = this.image;
-    const step = this.now[0]?.source.pool ?? 1;
+    const image = this.header.images[this.state.image];
+    this.change({ pixel: this.beside(this.state.pixel, image, down, right) });
+  }
+
+  /** Shift and an arrow: walk over the maps and read them, as the mouse does. */
+  moveReading(down, right) {
+    if (!this.answered) return;
+    this.readAt(this.beside(this.read ?? this.pixel, this.image, down, right));
+    this.announce(this.reading(this.state.model));
+  }
+
+  /** The middle of the next patch or cell, within the image. */
+  beside([row, col], { patch, grid, size }, down, right) {
+    const step = this.answered?.now[0].source.pool ?? 1;
     const middle = (index, count, side) => {
       const kept = Math.max(0, Math.min(count - 1, index));
       return Math.min(side - 1, kept * patch + (patch >> 1));
     };
-    const [row, col] = this.state.pixel;
     const y = Math.floor(row / patch) + down * step;
     const x = Math.floor(col / patch) + right * step;
-    this.change({ pixel: [middle(y, grid[0], size[0]), middle(x, grid[1], size[1])] });
+    return [middle(y, grid[0], size[0]), middle(x, grid[1], size[1])];
+  }
+
+  /** Read the cell of a pixel off every map; who asks stays who asks. */
+  readAt(pixel) {
+    if (!this.answered) return;
+    const cell = (one) => one && cellOf(one, this.image, this.now[0].source);
+    const before = cell(this.read);
+    this.read = pixel;
+    if (cell(pixel) !== before) this.drawTiles();
   }
 
   /** Digits choose a block; two within a second make one number. */
   typeBlock(digit) {
     const now = performance.now();
     const typed = now - (this.typedAt ?? -1e9) < 1000 ? this.typed + digit : digit;
-    const layers = this.facts.layers;
+    const { layers } = this.facts;
     this.typed = Number(typed) < layers ? typed : digit;
     this.typedAt = now;
     if (Number(this.typed) < layers) this.change({ block: Number(this.typed) });
@@ -839,9 +937,9 @@ class Explorer {
   // ----------------------------------------------------------------------------------- picture
 
   draw() {
-    if (!this.now.length || !this.at.card.clientWidth) return;
+    if (!this.answered || !this.at.card.clientWidth) return;
     const { at, state, shadow } = this;
-    this.ranges = this.gridRange();
+    this.ranges = this.sharedRanges();
     for (const button of shadow.querySelectorAll("[data-do][aria-pressed]")) {
       const { do: what, value } = button.dataset;
       button.setAttribute("aria-pressed", String(String(state[what]) === value));
@@ -853,8 +951,7 @@ class Explorer {
     at.head.value = String(state.head);
     at.opacity.value = state.opacity;
     at.scale.value = state.scale;
-    this.drawPicture();
-    for (const tile of shadow.querySelectorAll(".map")) this.drawMap(tile);
+    this.drawTiles();
     at.words.textContent = this.words();
     for (const name of Object.keys(PANELS)) {
       const tab = shadow.querySelector(`[role=tab][data-value=${name}]`);
@@ -872,23 +969,24 @@ class Explorer {
     panels[state.panel]();
   }
 
-  /** Largest value of the grid, for "one range". */
-  gridRange() {
-    if (this.state.scale !== "shared") return null;
-    let largest = 0;
-    for (const { block, head } of this.gridMaps()) {
-      if (head === "rollout") continue; // another kind of number
-      const map = this.map(this.state.model, block, head);
-      for (const value of map ?? []) largest = Math.max(largest, Math.abs(value));
-    }
-    return largest;
+  drawTiles() {
+    this.drawPicture();
+    for (const tile of this.shadow.querySelectorAll(".map")) this.drawMap(tile);
   }
 
-  *gridMaps() {
-    const { layers, heads } = this.facts;
-    for (const head of [...SUMMARIES, ...Array(heads).keys()]) {
-      for (let block = 0; block < layers; block++) yield { block, head };
+  /**
+   * "One range": the largest value of all heads and blocks of all networks. No mean, maximum or
+   * difference of them is larger. Rollouts, another kind of number, have one of their own.
+   */
+  sharedRanges() {
+    if (this.state.scale !== "shared") return null;
+    const found = { maps: 1e-12, rollouts: 1e-12 };
+    for (const { source, rows, rollout } of this.now) {
+      for (let i = 0; i < rows.length; i++)
+        if (i % source.tokens >= source.prefix) found.maps = Math.max(found.maps, rows[i]);
+      for (const value of rollout ?? []) found.rollouts = Math.max(found.rollouts, value);
     }
+    return found;
   }
 
   drawPicture() {
@@ -909,31 +1007,30 @@ class Explorer {
       context.globalAlpha = 1;
     }
     this.drawPatchLines(context, width, height);
-    this.drawCursor(context, width, height, true);
-    const [row, col] = this.patchOf(this.shown);
+    this.drawCursor(context, width, height, this.pixel, true);
+    this.drawReading(context, width, height);
+    const [row, col] = this.placeOf(this.pixel);
+    const unit = this.unit();
     at.picture.setAttribute(
       "aria-label",
-      `Picture. The patch in row ${row}, column ${col} asks. Arrow keys move it.`,
+      `Picture. The ${unit} in row ${row}, column ${col} asks. Arrow keys move it, with Shift they read the maps.`,
     );
-    const truth = this.labelAt(this.shown);
-    at.pictureName.textContent = `Patch (${row}, ${col})${truth ? ` · ${truth}` : ""}`;
-    at.pictureHint.textContent = this.hover
-      ? "Click to keep this patch."
-      : "Click or move over the picture; arrow keys work too.";
+    const truth = this.className(this.now[0]);
+    at.pictureName.textContent = `${unit === "cell" ? "Cell" : "Patch"} (${row}, ${col})${truth ? ` · ${truth}` : ""}`;
+    at.pictureHint.textContent = "A click asks, pointing reads; arrow keys work too.";
     for (const option of at.under.options) {
       option.hidden = option.disabled =
         { truth: !this.image.label, wrong: !this.image.judged }[option.value] ?? false;
     }
     at.under.value = state.under;
-    at.legend.replaceChildren(...this.legend());
+    at.legend.replaceChildren(...(classes ? this.legend(classes, state.under) : []));
   }
 
-  legend() {
-    const { under } = this.state;
-    if (under === "photo") return [];
-    if (under === "wrong") return [swatch([200, 30, 30], "wrongly classified pixels")];
-    const table = under === "truth" ? this.header.label_classes : this.header.classes;
-    const map = this.parcel.array(under === "truth" ? this.image.label : this.facts.predicted);
+  /** The commonest classes of a map with their colours. */
+  legend(place, kind) {
+    if (kind === "wrong") return [swatch([200, 30, 30], "wrongly classified pixels")];
+    const table = kind === "truth" ? this.header.label_classes : this.header.classes;
+    const map = this.parcel.array(place);
     const counts = new Map();
     for (const kind of map) counts.set(kind, (counts.get(kind) ?? 0) + 1);
     const kinds = [...counts.keys()]
@@ -973,7 +1070,8 @@ class Explorer {
     context.stroke();
   }
 
-  drawCursor(context, width, height, dot = false) {
+  /** The frame of the cell that asks; `dot`: the pixel itself too. */
+  drawCursor(context, width, height, asking, dot = false) {
     const { size, patch } = this.image;
     const pool = this.now[0].source.pool;
     const scale = width / size[1];
@@ -991,10 +1089,9 @@ class Explorer {
         context.strokeRect(box[0] - grow, box[1] - grow, box[2] + 2 * grow, box[3] + 2 * grow);
       }
     };
-    if (this.hover && dot) frame(this.state.pixel, [["rgba(255,255,255,.7)", 1, 0]]);
     const strong = width > 120;
     frame(
-      this.shown,
+      asking,
       strong
         ? [
             ["rgba(0,0,0,.75)", 4, 1],
@@ -1006,7 +1103,7 @@ class Explorer {
           ],
     );
     if (dot) {
-      const [y, x] = [(this.shown[0] + 0.5) * (height / size[0]), (this.shown[1] + 0.5) * scale];
+      const [y, x] = [(asking[0] + 0.5) * (height / size[0]), (asking[1] + 0.5) * scale];
       context.fillStyle = "#fff";
       context.strokeStyle = "#000";
       context.lineWidth = 1;
@@ -1015,6 +1112,42 @@ class Explorer {
       context.fill();
       context.stroke();
     }
+  }
+
+  /** A line from the cell that asks to the one that is read. */
+  drawReading(context, width, height) {
+    if (!this.read) return;
+    const { patch, size } = this.image;
+    const side = patch * this.now[0].source.pool;
+    const [down, right] = [height / size[0], width / size[1]];
+    const corner = (pixel) => pixel.map((at) => Math.floor(at / side) * side);
+    const [from, to] = [corner(this.pixel), corner(this.read)];
+    const middle = ([y, x]) => [(x + side / 2) * right, (y + side / 2) * down];
+    for (const [colour, thick] of [
+      ["rgba(0,0,0,.7)", 3.5],
+      ["#fff", 1.5],
+    ]) {
+      context.strokeStyle = colour;
+      context.lineWidth = thick;
+      context.beginPath();
+      line(context, ...middle(from), ...middle(to));
+      context.rect(to[1] * right, to[0] * down, side * right, side * down);
+      context.stroke();
+    }
+  }
+
+  /** The value of the cell that is read, in words; empty where none is. */
+  reading(model) {
+    const map = this.read && this.map(model, this.state.block, this.state.head);
+    if (!map) return "";
+    const { source } = this.now[model === "difference" ? 0 : model];
+    const cell = cellOf(this.read, this.image, source);
+    const [row, col] = this.placeOf(this.read);
+    const value = map[cell];
+    const where = `row ${row}, column ${col}: `;
+    if (model === "difference") return `${where}${value < 0 ? "−" : "+"}${percent(Math.abs(value))}`;
+    const even = this.evenAt(source, this.state.head, cell);
+    return `${where}${percent(value)}, ${times(value / even)} uniform`;
   }
 
   drawMap(tile) {
@@ -1036,70 +1169,97 @@ class Explorer {
       tile.dataset.state = state.head === "rollout" ? "computing" : "none";
       part("high").textContent =
         state.head === "rollout" ? "computing the rollout …" : "no such block or head in both";
-      this.drawCursor(context, width, height);
+      this.drawCursor(context, width, height, this.pixel);
       return;
     }
     tile.dataset.state = "shown";
-    const range = this.range(map, state.head);
-    this.drawValues(context, map, model, range, 0, 0, width, height, state.opacity);
-    this.drawCursor(context, width, height);
+    const colours = this.colouring(map, model, state.head);
+    this.drawValues(context, colours, model, 0, 0, width, height, state.opacity);
+    this.drawCursor(context, width, height, this.pixel);
+    this.drawReading(context, width, height);
     const difference = model === "difference";
-    part("low").textContent = difference ? `−${percent(range)}` : "0";
-    part("high").textContent = `${difference ? "+" : ""}${percent(range)}`;
-    part("bar").style.background = gradient(this.palettes[difference ? "difference" : "viridis"]);
-    tile.dataset.low = difference ? -range : 0;
-    tile.dataset.high = range;
-    if (!difference) {
-      const { source } = this.now[model];
-      const even = this.evenAt(source, state.head);
-      const share = this.squash(even / range);
-      if (share <= 1) {
-        part("mark").hidden = false;
-        part("mark").style.left = `${100 * share}%`;
-      }
-      part("even").textContent = `uniform ${percent(even)}`;
+    const best = largestAt(difference ? map.map(Math.abs) : map);
+    part("low").textContent = colours.low;
+    part("high").textContent = colours.high;
+    part("bar").style.background = gradient(colours.palette);
+    if (colours.even <= 1) {
+      part("mark").hidden = false;
+      part("mark").style.left = `${100 * colours.even}%`;
     }
-    if (difference)
+    if (this.read) part("even").textContent = this.reading(model);
+    else if (difference)
       part("even").textContent =
         `orange: more in “${this.header.names[0]}”, purple: more in “${this.header.names[1]}”`;
-    const best = largestAt(difference ? map.map(Math.abs) : map);
+    else {
+      const even = this.evenAt(this.now[model].source, state.head, best);
+      part("even").textContent =
+        `uniform ${percent(even)}, largest ${percent(map[best])} (${times(map[best] / even)})`;
+    }
     const cols = this.now[0].source.grid[1];
     const text = `${difference ? "largest difference" : "largest"} ${percent(map[best])} in row ${Math.floor(best / cols)}, column ${best % cols}`;
     tile
       .querySelector(".screen")
       .setAttribute(
         "aria-label",
-        `${part("name").textContent}: ${text}. Arrow keys move the asking patch.`,
+        `${part("name").textContent}: ${text}. Arrow keys move who asks, with Shift they read the map.`,
       );
   }
 
-  /** Uniform attention on one cell; in the rollout the prefix tokens have been taken out. */
-  evenAt({ even, prefix }, head, cell = 0) {
+  /**
+   * Uniform attention on one cell, or of one cell on the asking one; in the rollout the prefix
+   * tokens have been taken out.
+   */
+  evenAt(source, head, cell) {
+    const { even, prefix } = source;
     const whole = head === "rollout" ? 1 - sum(even.subarray(0, prefix)) : 1;
-    return even[prefix + cell] / whole;
+    const key = this.direction === "from" ? cell : cellOf(this.pixel, this.image, source);
+    return even[prefix + key] / whole;
+  }
+
+  /** How the numbers of a map become colours: `share(i)` 0 to 1 along the palette, and its ends. */
+  colouring(map, model, head) {
+    const { scale } = this.state;
+    const { source } = this.now[model === "difference" ? 0 : model];
+    if (model !== "difference" && scale === "times") {
+      const share = (i) => {
+        const log = Math.log2(map[i] / this.evenAt(source, head, i));
+        return 0.5 + 0.5 * Math.max(-1, Math.min(1, log / TIMES));
+      };
+      const end = 2 ** TIMES;
+      const [low, high] = [`1⁄${end} × or less`, `${end} × or more`];
+      return { share, palette: this.palettes.times, low, high, even: 0.5 };
+    }
+    const range = this.range(map, head);
+    const squash = scale === "root" ? Math.sqrt : (share) => share;
+    const size = (value) => squash(Math.min(1, Math.abs(value) / range));
+    if (model === "difference") {
+      const share = (i) => 0.5 + 0.5 * Math.sign(map[i]) * size(map[i]);
+      const [low, high] = [`−${percent(range)}`, `+${percent(range)}`];
+      return { share, palette: this.palettes.difference, low, high, even: 2 };
+    }
+    const even = this.evenAt(source, head, 0) / range;
+    return {
+      share: (i) => size(map[i]),
+      palette: this.palettes.viridis,
+      low: "0",
+      high: percent(range),
+      even: even <= 1 ? squash(even) : 2, // 2: beyond the bar
+    };
   }
 
   range(map, head) {
-    if (this.ranges !== null && head !== "rollout") return this.ranges || 1e-12;
+    if (this.ranges) return head === "rollout" ? this.ranges.rollouts : this.ranges.maps;
     let largest = 1e-12;
     for (const value of map) largest = Math.max(largest, Math.abs(value));
     return largest;
   }
 
-  squash(share) {
-    return this.state.scale === "root" ? Math.sqrt(share) : share;
-  }
-
   /** A map over the grey picture, cut where the last patches are padding. */
-  drawValues(context, map, model, range, left, top, width, height, opacity) {
+  drawValues(context, { share, palette }, model, left, top, width, height, opacity) {
     const { source } = this.now[model === "difference" ? 0 : model];
     const [rows, cols] = source.grid;
-    const palette = this.palettes[model === "difference" ? "difference" : "viridis"];
     const small = paint(rows, cols, (i) => {
-      const share = this.squash(Math.min(1, Math.abs(map[i]) / range));
-      const index =
-        model === "difference" ? 127.5 + 127.5 * Math.sign(map[i]) * share : 255 * share;
-      const at = 3 * Math.round(index);
+      const at = 3 * Math.round(255 * share(i));
       return [palette[at], palette[at + 1], palette[at + 2], 255];
     });
     const side = this.image.patch * source.pool;
@@ -1120,34 +1280,43 @@ class Explorer {
     return [Math.floor(row / this.image.patch), Math.floor(col / this.image.patch)];
   }
 
+  /** Row and column as the maps count them: of the cell, which may hold several patches. */
+  placeOf(pixel) {
+    return this.patchOf(pixel).map((index) => Math.floor(index / this.now[0].source.pool));
+  }
+
+  unit() {
+    return this.now[0].source.pool > 1 ? "cell" : "patch";
+  }
+
   // ------------------------------------------------------------------------------------- words
 
   /** What is shown, as a sentence: for readers who cannot see the map, and for all others. */
   words() {
     const { state, image } = this;
-    const [row, col] = this.patchOf(this.shown);
-    const model = state.model;
+    const [row, col] = this.placeOf(this.pixel);
+    const { model } = state;
     const map = this.map(model, state.block, state.head);
     const where = `Block ${state.block}, ${headName(state.head)}${image.models.length > 1 ? `, ${this.modelName(model)}` : ""}`;
-    const truth = this.labelAt(this.shown);
-    const patch = `the patch in row ${row}, column ${col}${truth ? ` (${truth})` : ""}`;
+    const truth = this.className(this.now[0]);
+    const patch = `the ${this.unit()} in row ${row}, column ${col}${truth ? ` (${truth})` : ""}`;
     if (!map)
       return `${where}: ${state.head === "rollout" ? "computing the rollout" : "not in both networks"}.`;
     const { source, cell } = this.now[model === "difference" ? 0 : model];
     const place = (n) => `row ${Math.floor(n / source.grid[1])}, column ${n % source.grid[1]}`;
     const pooled =
       source.pool > 1
-        ? ` Each cell stands for ${source.pool}×${source.pool} patches; rows and columns of cells are named, and the rollout multiplies the maps of cells.`
+        ? ` Each cell stands for ${source.pool}×${source.pool} patches; rows and columns are those of cells, and the rollout multiplies the maps of cells.`
         : "";
     if (model === "difference") {
       const best = largestAt(map.map(Math.abs));
       const [more, less] = map[best] > 0 ? [0, 1] : [1, 0];
-      const verb = state.direction === "from" ? "looks at" : "is looked at by";
+      const verb = this.direction === "from" ? "looks at" : "is looked at by";
       return `${where}: ${patch} ${verb} ${place(best)} with ${percent(Math.abs(map[best]))} more in “${this.header.names[more]}” than in “${this.header.names[less]}”: the largest difference.${pooled}`;
     }
     const best = largestAt(map);
     if (state.head === "rollout") {
-      const verb = state.direction === "from" ? "is made most of" : "goes most into";
+      const verb = this.direction === "from" ? "is made most of" : "goes most into";
       return `Rollout of blocks 0 to ${state.block}${image.models.length > 1 ? `, ${this.modelName(model)}` : ""}: ${patch} ${verb} ${place(best)} (${percent(map[best])}).${pooled}`;
     }
     const even = this.evenAt(source, state.head, best);
@@ -1155,20 +1324,20 @@ class Explorer {
       source,
       cell,
       this.row(this.now[model], state.block, state.head),
-      state.direction,
+      this.direction,
     );
     const plain = this.uniform(source, cell);
-    const times = `${percent(map[best])}, ${(map[best] / even).toFixed(1)} times uniform`;
+    const most = `${percent(map[best])}, ${times(map[best] / even)} uniform`;
     const parts = [];
-    if (state.direction === "from") parts.push(`looks most at ${place(best)} (${times})`);
-    else parts.push(`is looked at most by ${place(best)} (which spends ${times})`);
+    if (this.direction === "from") parts.push(`looks most at ${place(best)} (${most})`);
+    else parts.push(`is looked at most by ${place(best)} (which spends ${most})`);
     if (state.head !== "max")
       parts.push(
         `${found.distance.toFixed(0)} px away on average (uniform: ${plain.distance.toFixed(0)} px)`,
       );
     if (found.inside !== null && state.head !== "max") {
       parts.push(
-        `${percent(found.inside)} ${state.direction === "from" ? "of it on" : "of it from"} patches of the same class (which cover ${percent(plain.inside)})`,
+        `${percent(found.inside)} ${this.direction === "from" ? "of it on" : "of it from"} patches of the same class (which cover ${percent(plain.inside)})`,
       );
     }
     if (found.prefix && state.head !== "max")
@@ -1179,10 +1348,10 @@ class Explorer {
   }
 
   /** Read the sentence out, once the reader stays. */
-  announce() {
+  announce(text = this.words()) {
     clearTimeout(this.speech);
     this.speech = setTimeout(() => {
-      this.at.spoken.textContent = this.words();
+      this.at.spoken.textContent = text;
     }, 400);
   }
 
@@ -1234,17 +1403,16 @@ class Explorer {
         if (map)
           this.drawValues(
             context,
-            map,
+            this.colouring(map, state.model, head),
             state.model,
-            this.range(map, head),
             x,
             y,
             width,
             height,
-            map ? Math.max(0.85, state.opacity) : 0,
+            Math.max(0.85, state.opacity),
           );
         context.translate(x, y);
-        this.drawCursor(context, width, height);
+        this.drawCursor(context, width, height, this.pixel);
         context.restore();
         if (block === state.block && head === state.head) {
           context.strokeStyle = style.getPropertyValue("--accent");
@@ -1300,7 +1468,7 @@ class Explorer {
           rows.push({
             block,
             head,
-            ...this.measure(source, cell, this.row(now, block, head), state.direction),
+            ...this.measure(source, cell, this.row(now, block, head), this.direction),
           });
         }
       }
@@ -1382,14 +1550,15 @@ class Explorer {
 
   drawForward() {
     const { at, facts, image } = this;
-    const [row, col] = this.shown;
+    const [row, col] = this.pixel;
     const stages = facts.stages.map((stage) => ({
       ...stage,
       colours: this.parcel.array(stage.colours),
       shape: stage.colours.shape,
     }));
-    if (at.stages.dataset.of !== `${this.state.image} ${this.state.model}`) {
-      at.stages.dataset.of = `${this.state.image} ${this.state.model}`;
+    const of = `${this.answered.image} ${this.state.model}`;
+    if (at.stages.dataset.of !== of) {
+      at.stages.dataset.of = of;
       at.stages.innerHTML =
         stages
           .map(
@@ -1473,7 +1642,7 @@ class Explorer {
     const verdict = !image.label
       ? ""
       : !image.judged
-        ? ` The label says “${this.labelAt(this.shown) ?? "nothing"}”, in classes of its own.`
+        ? ` The label says “${this.labelAt(this.pixel) ?? "nothing"}”, in classes of its own.`
         : truth === 255
           ? " This pixel has no label."
           : facts.scores.classes[winner] === truth
@@ -1518,14 +1687,27 @@ class Explorer {
 
   // --------------------------------------------------------------------------------- emergence
 
+  /** Who reads the chosen block: the chosen reader, another one there, or one of a block before. */
+  readers() {
+    const { block, reader } = this.state;
+    const entries = this.facts.emergence;
+    const here = entries.filter((one) => one.layer === block);
+    const entry =
+      here.find((one) => one.source === reader) ??
+      here[0] ??
+      entries.findLast((one) => one.layer < block) ??
+      entries[0];
+    return { here, entry };
+  }
+
   drawEmergence() {
     const { at, facts, state, image } = this;
     const entries = facts.emergence;
-    state.emergence = Math.min(state.emergence, entries.length - 1);
-    const entry = entries[state.emergence];
-    at.emergence.max = entries.length - 1;
-    at.emergence.value = state.emergence;
-    at.emergence.setAttribute("aria-valuetext", entry.name);
+    const { here, entry } = this.readers();
+    const names = { probe: "probe", auxiliary: "auxiliary head", main: "main head" };
+    at.reader.replaceChildren(...here.map(({ source }) => new Option(names[source], source)));
+    at.reader.value = entry.source;
+    at.reader.closest("label").hidden = here.length < 2;
     at.emergenceName.textContent = entry.name;
     const draw = (canvas, place, kind) => {
       const context = surface(canvas, image.size);
@@ -1540,19 +1722,21 @@ class Explorer {
         canvas.clientHeight,
       );
       context.globalAlpha = 1;
-      this.drawCursor(context, canvas.clientWidth, canvas.clientHeight, true);
+      this.drawCursor(context, canvas.clientWidth, canvas.clientHeight, this.pixel, true);
     };
     draw(at.emergenceMap, entry.labels, "predicted");
+    at.emergenceLegend.replaceChildren(...this.legend(entry.labels, "predicted"));
     at.emergenceTruth.closest("figure").hidden = !image.label;
     if (image.label) draw(at.emergenceTruth, image.label, "truth");
-    const [row, col] = this.shown;
+    const [row, col] = this.pixel;
     const kind = this.parcel.array(entry.labels)[row * image.size[1] + col];
     const value = (one) => one.miou ?? null;
     const measured = entries.some((one) => one.miou !== null) ? "validation images" : "this image";
     const of = measured === "this image" ? (one) => one.here : value;
     const known = entries.filter((one) => of(one) !== null);
     at.emergenceChart.closest("figure").hidden = !known.length;
-    const parts = [`${entry.name} says “${this.header.classes[kind].name}” here.`];
+    const parts = here.length ? [] : [`Nothing reads block ${state.block}.`];
+    parts.push(`${entry.name} says “${this.header.classes[kind].name}” here.`);
     if (entry.miou !== null)
       parts.push(
         `mIoU ${percent(entry.miou)} over the validation images${entry.here !== null ? `, ${percent(entry.here)} on this image alone` : ""}.`,
@@ -1576,7 +1760,8 @@ class Explorer {
         one === entry,
         { probe: "circle", auxiliary: "square", main: "diamond" }[one.source],
       ),
-      entry: entries.indexOf(one),
+      block: one.layer,
+      reader: one.source,
     }));
     at.emergenceChart.setAttribute(
       "aria-label",
@@ -1584,17 +1769,19 @@ class Explorer {
     );
   }
 
-  /** Step through the blocks. */
-  async grow() {
-    const last = this.facts.emergence.length - 1;
+  /** Step through the blocks; one step only for who wants no motion. */
+  async play() {
+    const { layers } = this.facts;
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+      this.change({ block: (this.state.block + 1) % layers });
+      return;
+    }
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    for (
-      let entry = 0;
-      entry <= last && turn === this.turn && this.state.panel === "emergence";
-      entry++
-    ) {
-      this.set("emergence", entry);
+    for (let block = 0; block < layers; block++) {
+      this.change({ block });
       await new Promise((go) => setTimeout(go, 500));
+      const { state } = this;
+      if (turn !== this.turn || state.panel !== "emergence" || state.block !== block) return;
     }
   }
 
@@ -1615,7 +1802,7 @@ class Explorer {
       const found = this.checked;
       return found &&
         found.k === k &&
-        found.image === this.state.image &&
+        found.image === this.answered.image &&
         found.model === this.state.model
         ? found
         : null;
@@ -1623,7 +1810,7 @@ class Explorer {
     const { causes } = this.facts;
     const check = causes.checks.find((one) => one.k === k);
     let best = 0;
-    const away = ([row, col]) => Math.hypot(row - this.shown[0], col - this.shown[1]);
+    const away = ([row, col]) => Math.hypot(row - this.pixel[0], col - this.pixel[1]);
     for (const [n, pixel] of causes.pixels.entries())
       if (away(pixel) < away(causes.pixels[best])) best = n;
     const patches = this.parcel.array(causes.patches);
@@ -1648,7 +1835,8 @@ class Explorer {
   }
 
   async checkCause() {
-    const { image, model: chosen, pixel } = this.state;
+    const { image, pixel } = this.answered;
+    const chosen = this.state.model;
     const model = chosen === "difference" ? 0 : chosen;
     const k = this.causeCounts()[this.state.cause];
     this.at.causeWords.textContent = "The kernel runs the network with patches hidden …";
@@ -1677,7 +1865,8 @@ class Explorer {
       };
       this.draw();
     } catch (error) {
-      this.at.causeWords.textContent = `The kernel answered: ${error.message}`;
+      this.draw();
+      this.trouble(error);
     }
   }
 
@@ -1703,7 +1892,7 @@ class Explorer {
         "Press the button: the kernel hides the patches and runs the network again.";
       return;
     }
-    const words = { attended: "most attended to", nearest: "nearest", random: "random" };
+    const words = { attended: "most attended to, by rollout", nearest: "nearest", random: "random" };
     for (const [choice, word] of Object.entries(words)) {
       const figure = at.causeResult.querySelector(`[data-choice=${choice}]`);
       const canvas = figure.querySelector("canvas");
@@ -1720,10 +1909,7 @@ class Explorer {
           side + 0.3,
         );
       }
-      const keep = this.hover;
-      this.hover = found.pixel;
-      this.drawCursor(context, width, height);
-      this.hover = keep;
+      this.drawCursor(context, width, height, found.pixel);
       const fall = mean(found.falls[choice]);
       figure.querySelector("b").textContent = `${found.k} ${word}`;
       figure.querySelector("span").textContent =
@@ -1761,22 +1947,18 @@ class Explorer {
   }
 
   async savePage() {
-    const open =
-      '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark"><title>Attention</title></head><body style="margin:0 auto;padding:12px;max-width:1180px">';
     if (this.options.page) {
-      keep(
-        new Blob([open, this.options.page, "</body></html>"], { type: "text/html" }),
-        "attention.html",
-      );
+      keep(new Blob([this.options.page], { type: "text/html" }), "attention.html");
       return;
     }
-    this.at.words.textContent = "The kernel writes the page …";
+    this.at.words.textContent = "Python writes the page …";
     try {
       const { buffers } = await this.options.ask({ ask: "html" });
       keep(new Blob([buffers[0]], { type: "text/html" }), "attention.html");
-    } finally {
-      this.draw();
+    } catch (error) {
+      this.trouble(error);
     }
+    this.draw();
   }
 }
 
@@ -1787,11 +1969,12 @@ function skeleton(header, { ask, page }) {
   const judged = header.images.some((image) => image.judged);
   const button = (what, value, text, more = "") =>
     `<button type="button" data-do="${what}" data-value="${value}" aria-pressed="false"${more}>${text}</button>`;
-  const png = (name) =>
-    `<button type="button" class="small" data-do="png" data-value="${name}" data-skip title="Save this panel as a picture">PNG</button>`;
+  const png = (name, what) =>
+    `<button type="button" class="small" data-do="png" data-value="${name}" data-skip aria-label="PNG of ${escape(what)}" title="Save this as a picture">PNG</button>`;
+  const panelPng = (name) => png(name, `the panel ${PANELS[name]}`);
   const tile = (model) => `
     <figure class="tile map" data-model="${model}" data-panel>
-      <figcaption><b data-part="name"></b>${png(`map-${model}`)}</figcaption>
+      <figcaption><b data-part="name"></b>${png(`map-${model}`, `the map of ${header.names[model] ?? model}`)}</figcaption>
       <div class="screen" tabindex="0" role="application"><canvas></canvas></div>
       <div class="scale"><span data-part="low"></span><div class="ramp" data-part="bar"><i data-part="mark"></i></div><span data-part="high"></span></div>
       <div class="even" data-part="even"></div>
@@ -1800,7 +1983,7 @@ function skeleton(header, { ask, page }) {
   if (several) tiles.push(tile("difference"));
   const tabs = Object.entries(PANELS).map(
     ([name, title]) =>
-      `<button type="button" role="tab" id="tab-${name}" aria-controls="panel-${name}" data-do="panel" data-value="${name}">${title}</button>`,
+      `<button type="button" role="tab" id="tab-${name}" aria-controls="panel-${name}" data-do="panel" data-value="${name}" title="${PANEL_HINTS[name]}">${title}</button>`,
   );
   const panel = (name, body) =>
     `<section role="tabpanel" id="panel-${name}" aria-labelledby="tab-${name}" data-panel="${name}" hidden>${body}</section>`;
@@ -1810,6 +1993,7 @@ function skeleton(header, { ask, page }) {
       .join("");
   return `
   <section class="card" data-at="card" aria-label="Attention explorer">
+    <p class="intro">A transformer sees a picture as patches. In each of its blocks every head lets each patch collect from all others, from some more than from others: that share is attention. <b>Click a patch in the picture</b> and see what it looks at; then move the block.</p>
     <header>
       <div class="choice" role="group" aria-label="Direction">${Object.entries(DIRECTIONS)
         .map(([value, text]) => button("direction", value, text))
@@ -1819,7 +2003,7 @@ function skeleton(header, { ask, page }) {
     </header>
     <div class="tiles ${several ? "four" : ""}">
       <figure class="tile" data-panel>
-        <figcaption><b data-at="pictureName"></b>${png("picture")}</figcaption>
+        <figcaption><b data-at="pictureName"></b>${png("picture", "the picture")}</figcaption>
         <div class="screen" tabindex="0" role="application" data-at="picture"><canvas></canvas></div>
         <div class="legend" data-at="legend"></div>
         <label class="row" data-skip>Show <select data-at="under">${options({ photo: "the picture", predicted: "what the network says", ...(header.images.some((image) => image.label) ? { truth: "the label" } : {}), ...(judged ? { wrong: "where it is wrong" } : {}) })}</select></label>
@@ -1828,20 +2012,21 @@ function skeleton(header, { ask, page }) {
       ${tiles.join("")}
     </div>
     <div class="controls" data-skip>
-      <label>Block <input type="range" min="0" step="1" data-at="block"><output data-at="blockOut"></output></label>
-      <label>Head <select data-at="head"></select></label>
+      <label title="A network is a row of equal blocks; 0 is the first">Block <input type="range" min="0" step="1" data-at="block"><output data-at="blockOut" aria-live="off"></output></label>
+      <label title="The heads of a block look in different ways, side by side">Head <select data-at="head"></select></label>
       <label>Overlay <input type="range" min="0" max="1" step="0.05" data-at="opacity" aria-label="Opacity of the overlay"></label>
       <label>Colours <select data-at="scale">${options(COLOUR_SCALES)}</select></label>
     </div>
     <p class="words" data-at="words"></p>
+    <p class="trouble" role="alert" data-at="trouble"></p>
     <div class="unseen" aria-live="polite" data-at="spoken"></div>
     <div role="tablist" aria-label="Panels">${tabs.join("")}</div>
-    ${panel("grid", `<div class="bar"><p>Every head of every block, for the same patch. Click one to enlarge it.</p>${png("grid")}</div><div class="scroll"><canvas data-at="grid" role="img"></canvas></div>`)}
+    ${panel("grid", `<div class="bar"><p>Every head of every block, for the same patch. Click one to enlarge it.</p>${panelPng("grid")}</div><div class="scroll"><canvas data-at="grid" role="img"></canvas></div>`)}
     ${panel(
       "heads",
       `<div class="bar"><p>How far and how widely each head looks. <span data-at="headsNote"></span></p>
         <label data-skip>Show <select data-at="chart">${options({ distance: "mean distance", entropy: "entropy", inside: "share inside the class" })}</select></label>
-        <label data-skip>of <select data-at="over">${options({ patch: "this patch", all: "all patches, on average" })}</select></label>${png("heads")}</div>
+        <label data-skip>of <select data-at="over">${options({ patch: "this patch", all: "all patches, on average" })}</select></label>${panelPng("heads")}</div>
       <div class="two"><canvas class="chart" data-at="headChart" role="img"></canvas>
       <div class="list" tabindex="0" role="region" aria-label="Table of heads"><table><thead><tr>
         ${[
@@ -1859,14 +2044,14 @@ function skeleton(header, { ask, page }) {
     )}
     ${panel(
       "forward",
-      `<div class="bar"><p>The decoder's maps in order (colours: their first three principal components), and the scores of this pixel.</p>${png("forward")}</div>
+      `<div class="bar"><p>The decoder's maps in order (colours: their first three principal components), and the scores of this pixel.</p>${panelPng("forward")}</div>
       <div class="stages" data-at="stages"></div><p class="verdict" data-at="verdict"></p>
       <table class="scores"><thead><tr><th scope="col">class</th><th scope="col">before</th><th scope="col">after</th><th scope="col">probability</th></tr></thead><tbody data-at="scores"></tbody></table>`,
     )}
     ${panel(
       "emergence",
-      `<div class="bar"><button type="button" data-do="grow" data-skip aria-label="Play: from the first block to the last">▶</button><label data-skip>Read at <input type="range" min="0" step="1" data-at="emergence"></label><b class="grow" data-at="emergenceName"></b>${png("emergence")}</div>
-      <div class="three"><figure><canvas data-at="emergenceMap" role="img" aria-label="Classes read off this block"></canvas><figcaption>what can be read off here</figcaption></figure>
+      `<div class="bar"><button type="button" data-do="play" data-skip aria-label="Play: from the first block to the last">▶</button><b class="grow" data-at="emergenceName"></b><label data-skip>Read by <select data-at="reader"></select></label>${panelPng("emergence")}</div>
+      <div class="three"><figure><canvas data-at="emergenceMap" role="img" aria-label="Classes read off this block"></canvas><figcaption>what can be read off here</figcaption><div class="legend" data-at="emergenceLegend"></div></figure>
       <figure><canvas data-at="emergenceTruth" role="img" aria-label="The label"></canvas><figcaption>the label</figcaption></figure>
       <figure><canvas class="chart" data-at="emergenceChart" role="img"></canvas><figcaption>● probe ■ auxiliary ◆ main head</figcaption></figure></div>
       <p data-at="emergenceWords"></p>`,
@@ -1874,12 +2059,15 @@ function skeleton(header, { ask, page }) {
     ${panel(
       "cause",
       `<div class="bar"><div data-at="causeBody" class="grow" data-skip><label>Hide <input type="range" min="0" step="1" data-at="cause"></label> <b data-at="causeCount"></b>
-        <button type="button" data-do="check" data-at="check">Hide them and see</button></div>${png("cause")}</div>
+        <button type="button" data-do="check" data-at="check">Hide them and see</button></div>${panelPng("cause")}</div>
       <div class="three always" data-at="causeResult">${["attended", "nearest", "random"].map((choice) => `<figure data-choice="${choice}"><canvas></canvas><div class="left"><i></i></div><figcaption><b></b><br><span></span></figcaption></figure>`).join("")}</div>
       <p data-at="causeWords"></p>`,
     )}
     <footer data-skip>
-      <details><summary>Keys</summary><p>With the picture or a map in focus: arrows move the patch. Anywhere here: digits choose the block (two within a second make one number), [ and ] the head. Blocks, heads, rows and columns count from 0.</p></details>
+      <details><summary>Keys</summary><p>With the picture or a map in focus: arrows move the patch that asks, with Shift they read another one off the maps. Anywhere here: digits choose the block (two within a second make one number), [ and ] the head. Blocks, heads, rows and columns count from 0.</p></details>
+      <details><summary>Words</summary><dl>${Object.entries(GLOSSARY)
+        .map(([word, text]) => `<dt>${word}</dt><dd>${text}</dd>`)
+        .join("")}</dl></details>
       <span><button type="button" class="small" data-do="npz" title="All numbers of this patch, for numpy">numbers, npz</button>
       <button type="button" class="small" data-do="html" title="This explorer as one file">page, html</button></span>
     </footer>
@@ -1916,6 +2104,11 @@ function formatOf(name) {
 function percent(value) {
   const size = Math.abs(100 * value);
   return `${(100 * value).toFixed(size >= 9.95 ? 0 : size >= 0.995 ? 1 : 2)} %`;
+}
+
+/** 0.25, 3.9, 12: how many times as much. */
+function times(ratio) {
+  return `${ratio.toFixed(ratio >= 9.95 ? 0 : ratio >= 0.995 ? 1 : 2)} times`;
 }
 
 function mean(values) {
