@@ -1,8 +1,8 @@
 """The attention explorer: from a pixel to what the network looked at, and on to the class.
 
-One ES module (`explorer.js`) draws it. In a notebook with a kernel it is an anywidget that asks
-Python for every row; in a committed notebook, on the book's page and in `save_html`'s file the same
-module reads everything from the page itself.
+The ES modules of `js`, joined into one, draw it. In a notebook with a kernel it is an anywidget
+that asks Python for every row; in a committed notebook, on the book's page and in `save_html`'s
+file the same module reads everything from the page itself.
 """
 
 # L layers, H heads, T tokens, N patches; (row, column) in pixels of the image the network reads

@@ -3,6 +3,7 @@
 import hashlib
 import html
 import io
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -12,6 +13,14 @@ from matplotlib.figure import Figure
 
 from .packing import deflate, text64
 
+# What a file imports stands before it; tests/test_explorer_modules.py holds this.
+MODULES = (
+    *("names", "numbers", "parcel", "cells", "attention", "live", "npz"),
+    *("measures", "scores", "view", "words"),
+    *("canvas", "chart", "picture", "maps", "layout", "theme", "save"),
+    *("panel_grid", "panel_heads", "panel_forward", "panel_emergence", "panel_cause"),
+    *("hands", "explorer", "index"),
+)
 # A box whose attributes hold the module and the data, with a picture for where scripts do not run.
 # The module starts every box of the page that waits; an old browser keeps the picture.
 START = (
@@ -25,10 +34,14 @@ START = (
 
 
 def module() -> str:
-    """The ES module, with its style sheet inside."""
+    """The files of `js`, joined in the order of `MODULES`, with the style sheet inside.
+
+    Each is an ES module of its own, for readers and for tests; joined they need no imports.
+    """
     here = files(__package__)
+    texts = [(here / "js" / f"{name}.js").read_text(encoding="utf-8") for name in MODULES]
+    code = "\n".join(re.sub(r"(?ms)^import .*?;\n|^export (?!default)", "", one) for one in texts)
     style = (here / "explorer.css").read_text(encoding="utf-8")
-    code = (here / "explorer.js").read_text(encoding="utf-8")
     return code.replace("/* explorer.css */", style, 1)
 
 
