@@ -28,8 +28,8 @@ from fuzz_inputs import (
 )
 
 import setr_lib
+from setr_lib import config_from_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from setr_lib.files import write_json
-from setr_lib.weights import config_from_checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 CONFIG = small_config()
 ABOUT = {

@@ -14,10 +14,10 @@ from fuzz_inputs import wrong_unless as check
 from PIL import Image
 from scipy.io import savemat
 
-from setr_lib import names
-from setr_lib.checking import check_dataset
-from setr_lib.datasets import load_dataset
-from setr_lib.reading import read_image
+from setr_lib.data import classes as names
+from setr_lib.data.check import check_dataset
+from setr_lib.data.load import load_dataset
+from setr_lib.images import read_image
 
 # ---- pictures
 

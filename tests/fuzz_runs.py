@@ -18,10 +18,10 @@ from fuzz_checkpoints import own
 from fuzz_inputs import MUTATIONS, Case, Content, chance, command, encoded, mutate, wrong_unless
 
 from setr_lib import get_recipe, load_checkpoint, train
-from setr_lib.datasets import Shapes
-from setr_lib.execution import Execution
-from setr_lib.recipes import Recipe
-from setr_lib.records import load_log, load_record
+from setr_lib.data.load import Shapes
+from setr_lib.training.devices import RunOptions
+from setr_lib.training.recipes import Recipe
+from setr_lib.training.record import load_log, load_record
 
 
 def few_scenes() -> None:
@@ -34,7 +34,7 @@ def recipe() -> Recipe:
     few_scenes()
     return dataclasses.replace(
         get_recipe("shapes_naive_tiny"), config=small_config(image_size=(32, 32)), crop=(32, 32),
-        batch=2, schedule=8, warmup=2, evaluate_every=8,
+        batch=2, total_steps=8, warmup=2, evaluate_every=8,
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def runs() -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def go(out: str, steps: int, resume: bool) -> None:
-    train(recipe(), out, resume, steps, execution=Execution(device="cpu"), progress=False)
+    train(recipe(), out, resume, steps, execution=RunOptions(device="cpu"), progress=False)
 
 
 def resume() -> None:
@@ -127,11 +127,11 @@ predict a.png --checkpoint nothing | predict a.png --checkpoint a.png | predict 
 predict a.png --out b.xyz | predict a.png --protocol nothing | predict a.png --out net/b.png
 predict a.png a.png | predict a.png --mask b.jpg | predict empty | predict a.png --device
 train nothing | train ../net | train camvid_naive_tiny --root nothing | train RUN --out a.png
-train RUN --rate nan | train RUN --rate inf | train RUN --rate 0 | train RUN --rate -1
-train RUN --rate x | train RUN --seed -1 | train RUN --seed 1e9 | train RUN --workers -2
-train RUN --floor -1 | train RUN --weight-decay -1 | train RUN --head-factor -1
-train RUN --batch 0 | train RUN --schedule 0 | train RUN --steps 0 | train RUN --steps 999999
-train RUN --optimiser adam | train RUN --pretrained nothing | train RUN --evaluate-split nothing
+train RUN --lr nan | train RUN --lr inf | train RUN --lr 0 | train RUN --lr -1
+train RUN --lr x | train RUN --seed -1 | train RUN --seed 1e9 | train RUN --workers -2
+train RUN --min-lr -1 | train RUN --weight-decay -1 | train RUN --head-lr-mult -1
+train RUN --batch 0 | train RUN --total-steps 0 | train RUN --steps 0 | train RUN --steps 999999
+train RUN --optimizer adam | train RUN --pretrained nothing | train RUN --evaluate-split nothing
 train RUN --device tpu9 | train RUN --micro-batch 3 | train RUN --precision int4 | evaluate nothing
 evaluate a.png | evaluate net --data nothing | evaluate net --data shapes --split nothing
 evaluate net --data shapes --protocol nothing | evaluate net --data folder:nothing | summary

@@ -13,22 +13,26 @@ from PIL import Image
 
 import setr_lib
 from setr_lib import SETR, Encoder
-from setr_lib.attention.capture import hide_keys, prefix_tokens
-from setr_lib.attention.maps import (
-    attention_maps,
-    attention_rollout,
-    attention_rows,
-    prepare,
-    queries_keys,
-)
-from setr_lib.attention.occlusion import hidden_logits, hide
-from setr_lib.attention.stats import (
+from setr_lib.attention import (
+    Probes,
     attention_distance,
     attention_entropy,
     attention_inside,
+    attention_maps,
+    attention_rollout,
+    attention_rows,
+    emergence,
+    forward_stages,
+    hidden_logits,
+    hide,
     label_grid,
+    prefix_tokens,
+    prepare,
+    probe_logits,
+    queries_keys,
     uniform_distance,
 )
+from setr_lib.attention.capture import hide_keys
 from setr_lib.baselines.backbones import HybridEncoder, TimmEncoder
 from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
@@ -455,6 +459,30 @@ def test_the_causal_check_hides_what_it_says(by, how):
 
 
 # ---- what comes in
+
+
+LOOKS = {
+    "maps": lambda model, images: attention_maps(model, images),
+    "hide keys": lambda model, images: hidden_logits(model, images, torch.tensor([[0]])),
+    "hide pixels": lambda model, images: hidden_logits(
+        model, images, torch.tensor([[0]]), "pixels"
+    ),
+    "stages": forward_stages,
+    "emergence": emergence,
+    "probes": lambda model, images: probe_logits(
+        Probes(torch.zeros(4, 8, 24), torch.zeros(4, 8)), model, images
+    ),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_frozen_part_stays_frozen_when_the_network_is_looked_at(look):
+    model = small_model().train()
+    model.head.eval()
+    model.encoder.blocks[1].eval()
+    before = [module.training for module in model.modules()]
+    LOOKS[look](model, torch.randn(1, 3, 48, 64))
+    assert [module.training for module in model.modules()] == before
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK"])

@@ -1,6 +1,9 @@
 """The explorer without a browser: packed numbers, answers to questions, and what it refuses."""
 
+import hashlib
 import io
+import json
+import pathlib
 import re
 import sys
 import types
@@ -14,8 +17,7 @@ from sklearn.datasets import load_sample_image
 
 import setr_lib
 from setr_lib import SETR, AttentionExplorer, attention_maps, attention_rollout
-from setr_lib.attention.maps import attention_rows, queries_keys
-from setr_lib.attention.occlusion import hide
+from setr_lib.attention import Probes, attention_rows, hide, queries_keys
 from setr_lib.data.load import load_dataset
 from setr_lib.explorer import packing
 from setr_lib.explorer.contents import principal_colours
@@ -193,6 +195,60 @@ def test_a_wrong_question_is_answered_with_its_mistake(question, words):
     assert words in sent[0]["error"]
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        {},
+        None,
+        [],
+        {"ask": "rows"},
+        {"ask": ["rows"]},
+        {"ask": "rows", "pixel": None},
+        {"ask": "rows", "pixel": ["a", 0]},
+        {"ask": "rows", "pixel": [0]},
+        {"ask": "rows", "pixel": [float("inf"), 0]},
+        {"ask": "rows", "pixel": [0, 0], "image": "0"},
+        {"ask": "rows", "pixel": [0, 0], "image": 0.5},
+        {"ask": "rows", "pixel": [0, 0], "model": None},
+        {"ask": "cause", "pixel": [0, 0]},
+        {"ask": "cause", "pixel": [0, 0], "k": 1e400},
+    ],
+)
+def test_a_question_that_nobody_can_read_gets_an_answer_too(question):
+    """The page waits for one."""
+    widget, sent = explorer(), []
+    widget.send = lambda content, buffers=None: sent.append(content)
+    widget._receive(widget, question | {"id": 3} if isinstance(question, dict) else question, [])
+    assert sent[0]["error"] and sent[0]["id"] == (3 if isinstance(question, dict) else None)
+
+
+def test_questions_leave_the_network_alone_that_another_cell_trains():
+    """They come in a thread of their own: no switch of its mode, no call of its parts."""
+    model, seen = sharp_model().train(), []
+    for module in (model, model.encoder, model.head):
+        module.register_forward_pre_hook(lambda one, _: seen.append((one, model.training)))
+    model.head.eval()
+    widget = explorer(model)
+    for ask in ("rows", "rollout", "means", "cause", "html"):
+        widget.answer({"ask": ask, "pixel": [20, 30], "k": 2})
+    assert seen and all(training for _, training in seen)
+    assert not {id(one) for one, _ in seen} & {id(one) for one in model.modules()}
+    assert model.training and model.encoder.training and not model.head.training
+
+
+def test_training_on_does_not_change_what_an_explorer_shows():
+    """Its pictures are of the network that it was made of; new rows are too."""
+    model = sharp_model()
+    widget = explorer(model)
+    question = {"ask": "rows", "pixel": [20, 30], "direction": "from"}
+    _, (before,) = widget.answer(question)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    widget._views[0][0].forget()
+    _, (after,) = widget.answer(question)
+    assert np.array_equal(before, after)
+
+
 def test_the_stored_row_is_the_kernels_row():
     widget = explorer()
     view = widget._views[0][0]
@@ -279,6 +335,34 @@ def test_no_address_of_another_machine_is_in_the_page():
     assert re.findall(r"https?://|//cdn|@import", _words(explorer()._html())) == []
 
 
+def test_text_is_utf_8_wherever_it_is_read_or_written(tmp_path, monkeypatch):
+    """Not what the machine happens to prefer: cp1252, gbk."""
+    used = []
+    for name in ("read_text", "write_text"):
+        own = getattr(pathlib.Path, name)
+
+        def watched(path, *args, own=own, **facts):
+            used.append(facts.get("encoding"))
+            return own(path, *args, **facts)
+
+        monkeypatch.setattr(f"pathlib.Path.{name}", watched)
+    explorer(names=["天空"]).save_html(tmp_path / "page.html")
+    assert used and set(used) == {"utf-8"}
+    assert "天空" in (tmp_path / "page.html").read_bytes().decode()
+
+
+def test_a_page_runs_no_script_but_its_own_two():
+    """Both are known to its policy by their hashes; nothing may be fetched."""
+    page = explorer()._page()
+    policy = re.search(r'Security-Policy" content="([^"]+)"', page)[1]
+    code = packing.zlib.decompress(_base64(re.search(r'data-module="([^"]+)"', page)[1]), -15)
+    starter = re.findall(r"<script>(.+?)</script>", page)
+    hashes = [hashlib.sha256(one).digest() for one in (starter[0].encode(), code)]
+    scripts = " ".join(f"'sha256-{packing.text64(one)}'" for one in hashes)
+    assert len(starter) == 1
+    assert f"default-src 'none'; script-src {scripts};" in policy
+
+
 def test_the_still_picture_has_words_and_is_a_jpeg():
     html = explorer()._html()
     alt = re.search(r'alt="([^"]+)"', html)[1]
@@ -288,7 +372,7 @@ def test_the_still_picture_has_words_and_is_a_jpeg():
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
-    path.write_text("before")
+    path.write_bytes(b"before")
     monkeypatch.setattr("pathlib.Path.write_text", _full_disk)
     with pytest.raises(OSError):
         explorer().save_html(path)
@@ -303,7 +387,7 @@ def test_a_network_too_large_for_a_page_gets_larger_cells(tmp_path, monkeypatch)
     assert widget._pool() == 2
     assert "data-payload" not in widget._html()
     widget.save_html(tmp_path / "page.html")
-    header = _header((tmp_path / "page.html").read_text())
+    header = _header((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert header["images"][0]["models"][0]["attention"]["pool"] == 2
 
 
@@ -390,6 +474,28 @@ def test_a_shapes_scene_keeps_its_own_classes_for_another_network():
         ({"image": [], "label": []}, "0 images"),
         ({"image": [picture(), picture()], "label": [None]}, "2 images and 1 labels"),
         ({"classes": ["a", "b"]}, "2 names"),
+        ({"classes": [*"abcdefg", 7]}, "called 7"),
+        ({"classes": [*"abcdefg", None]}, "called None"),
+        ({"label": np.zeros((48, 64), np.uint8), "label_classes": [0]}, "called 0"),
+        ({"names": (3,)}, "called 3"),
+        ({"image_names": ["a", "b"]}, "2 names for 1 images"),
+        ({"image_names": [None]}, "called None"),
+        ({"palette": [(0, 0, 0)] * 7}, "7 colours for 8"),
+        ({"palette": [(0, 0, 0)] * 7 + [(0, 0)]}, r"class 7 is \(0, 0\)"),
+        ({"palette": [(0, 0, 0, 0)] * 8}, "class 0"),
+        ({"palette": [(0, 0, 256)] * 8}, "class 0"),
+        ({"palette": [(0.2, 0.5, 1)] * 8}, "class 0"),
+        ({"palette": [(0, 0, np.nan)] * 8}, "class 0"),
+        ({"palette": [3] * 8}, "class 0"),
+        ({"pixel": (np.nan, 0)}, "pixel is"),
+        ({"pixel": (1,)}, "pixel is"),
+        ({"pixel": 5}, "pixel is"),
+        ({"block": 0.5}, "block is 0.5"),
+        ({"head": 1.5}, "head is 1.5"),
+        ({"pool": 1.5}, "pool is 1.5"),
+        ({"label": np.full((48, 64), -1)}, "no whole numbers"),
+        ({"label": np.full((48, 64), np.nan)}, "no whole numbers"),
+        ({"label": np.full((48, 64), 1.5)}, "no whole numbers"),
         ({"names": ("one",), "other": sharp_model()}, "1 names for 2 networks"),
         ({"other": sharp_model(patch_size=8)}, "16 and 8"),
         ({"other": sharp_model(num_classes=5)}, "8 and 5"),
@@ -401,10 +507,39 @@ def test_what_does_not_fit_is_named(facts, words):
         explorer(**facts)
 
 
+@pytest.mark.parametrize("part", ["encoder.patch_embed.proj.bias", "head.classifier.bias"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_without_finite_numbers_is_named_when_the_explorer_is_made(part, value):
+    model = sharp_model()
+    dict(model.named_parameters())[part].data.fill_(value)
+    with pytest.raises(ValueError, match="finite"):
+        explorer(model)
+
+
+def test_probes_that_do_not_know_their_miou_are_shown():
+    """NaN is no JSON."""
+    probes = Probes(torch.zeros(4, 8, 24), torch.zeros(4, 8), {"miou": {"probe": {"0": np.nan}}})
+    header = _header(explorer(probes=probes)._html())
+    assert header["images"][0]["models"][0]["emergence"][0]["miou"] is None
+
+
+def test_numbers_of_numpy_are_numbers():
+    widget = explorer(block=np.int64(2), head=np.int64(1), palette=np.zeros((8, 3), np.uint8))
+    assert (widget.view["block"], widget.view["head"]) == (2, 1)
+    assert json.dumps(widget.view)
+
+
+def test_images_have_the_names_that_they_are_given():
+    images = [picture(), picture(32, 32)]
+    header = _header(explorer(image=images, image_names=["street", "field"])._html())
+    assert [image["name"] for image in header["images"]] == ["street", "field"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"pixel": [0, 64]}, "outside the image"),
+        ({"image": "a"}, "no image a"),
         ({"image": 1}, "no image 1"),
         ({"block": 9}, "blocks 0 to 3"),
         ({"direction": "in"}, "unknown direction"),
@@ -439,6 +574,6 @@ def _base64(text: str) -> bytes:
     return packing.base64.b64decode(text)
 
 
-def _full_disk(path, text):
+def _full_disk(path, text, encoding):
     path.write_bytes(text.encode()[:100])
     raise OSError("no space left on device")

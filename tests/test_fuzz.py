@@ -201,7 +201,7 @@ def listing() -> dict[str, tuple[int, ...]]:
 
 
 if __name__ == "__main__":
-    import setr_lib.baselines  # noqa: F401  (timm takes seconds to import: once for all cases)
+    import setr_lib.baselines.fcn  # noqa: F401  (timm takes seconds to import: once for all cases)
 
     torch.set_num_threads(1)
     if len(sys.argv) < 2:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..encoder import Encoder
+from ..inference import evaluating
 
 Seen = TypeVar("Seen")
 
@@ -29,7 +30,7 @@ def watch(
     """Run the encoder once and collect `see(q, k)` of the 0-based blocks `layers`, in that order.
 
     Both are `(B,H,T,K)`; q is scaled, so that the attention is softmax(q @ k^T). Only what `see`
-    returns is kept. The model runs in evaluation mode without gradients, and is left in its mode.
+    returns is kept. The model runs in evaluation mode without gradients; every part keeps its mode.
 
     Args:
         model: a SETR, or an encoder of the library alone.
@@ -43,7 +44,8 @@ def watch(
     depth = depth_of(encoder)
     wanted = layer_numbers(layers, depth)
     spy = _Spy(set(wanted), see)
-    run(encoder, lambda: _through(encoder, images, spy))
+    with evaluating(encoder), torch.no_grad(), spy:
+        encoder(images)
     if spy.calls != depth:
         raise ValueError(_not_fused(encoder, spy.calls))
     return [spy.seen[layer] for layer in wanted]
@@ -55,12 +57,8 @@ def hide_keys(model: nn.Module, visible: Tensor, call: Callable[[], Tensor]) -> 
     The other tokens are then exactly what they would be if the hidden ones did not exist.
     """
     mode = _Hide(visible)
-
-    def masked() -> Tensor:
-        with mode:
-            return call()
-
-    found = run(model, masked)
+    with evaluating(model), torch.no_grad(), mode:
+        found = call()
     if not mode.calls:
         raise ValueError(_not_fused(model, 0))
     return found
@@ -106,17 +104,6 @@ def layer_numbers(layers: Sequence[int] | None, depth: int) -> list[int]:
     return [layer % depth for layer in layers]
 
 
-@torch.no_grad()
-def run(model: nn.Module, call: Callable[[], Seen]) -> Seen:
-    """`call()` with `model` in evaluation mode and without gradients; the mode is put back."""
-    was_training = model.training
-    model.eval()
-    try:
-        return call()
-    finally:
-        model.train(was_training)
-
-
 def _not_fused(model: nn.Module, calls: int) -> str:
     encoder = encoder_of(model)
     return (
@@ -124,11 +111,6 @@ def _not_fused(model: nn.Module, calls: int) -> str:
         f"{depth_of(encoder)} blocks; it must be once per block. For a timm backbone with plain "
         "attention call timm.layers.set_fused_attn(True) before it is made"
     )
-
-
-def _through(encoder: Any, images: Tensor, spy: "_Spy") -> None:
-    with spy:
-        encoder(images)
 
 
 class _Spy(TorchFunctionMode):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..files import unknown
 from ..geometry import patch_grid
-from .capture import encoder_of, hide_keys, prefix_tokens, run
+from ..inference import evaluating
+from .capture import encoder_of, hide_keys, prefix_tokens
 from .maps import attention_maps, attention_rollout, one_image, patch_number
 from .stats import distances
 
@@ -119,7 +120,8 @@ def hidden_logits(model: nn.Module, images: Tensor, patches: Tensor, how: str = 
         return hide_keys(model, visible, lambda: model(versions))
     seen = visible[:, prefix:].view(-1, 1, rows, cols)
     seen = seen.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :height, :width]
-    return run(model, lambda: model(versions * seen))
+    with evaluating(model), torch.no_grad():
+        return model(versions * seen)
 
 
 def _patches_of(model: nn.Module, images: Tensor, pixels: Sequence[tuple[int, int]]) -> Tensor:

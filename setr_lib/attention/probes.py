@@ -22,9 +22,10 @@ from ..data.files import PairDataset
 from ..decoders import MLA, to_map
 from ..files import whole_file
 from ..geometry import Size, patch_grid, resize
+from ..inference import evaluating
 from ..model import SETR
 from ..weights.tensors import read_tensors
-from .capture import depth_of, encoder_of, run
+from .capture import depth_of, encoder_of
 from .maps import prepare
 from .stats import class_counts
 
@@ -60,7 +61,8 @@ def forward_stages(model: SETR, images: Tensor) -> dict[str, Any]:
         for name, part in parts.items()
     ]
     try:
-        heads = run(model, lambda: model.head_logits(images))
+        with evaluating(model), torch.no_grad():
+            heads = model.head_logits(images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -128,7 +130,8 @@ def probe_logits(probes: Probes, model: SETR, images: Tensor) -> list[Tensor]:
 def block_tokens(model: SETR, images: Tensor) -> list[Tensor]:
     """The patch tokens `(B,N,D)` after every block."""
     encoder = encoder_of(model)
-    return run(model, lambda: encoder.features(images, range(depth_of(encoder))))
+    with evaluating(model), torch.no_grad():
+        return encoder.features(images, range(depth_of(encoder)))
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def emergence(
         probes: None: heads only.
         size: rows and columns of the label maps; None: of the images.
     """
-    heads = run(model, lambda: model.head_logits(images))
+    with evaluating(model), torch.no_grad():
+        heads = model.head_logits(images)
     read: list[tuple[str, int, Tensor]] = []
     if probes is not None:
         read += [("probe", n, m) for n, m in enumerate(probe_logits(probes, model, images))]

@@ -1,15 +1,17 @@
 """The attention explorer: from a pixel to what the network looked at, and on to the class.
 
-One ES module (`explorer.js`) draws it. In a notebook with a kernel it is an anywidget that asks
-Python for every row; in a committed notebook, on the book's page and in `save_html`'s file the same
-module reads everything from the page itself.
+The ES modules of `js`, joined into one, draw it. In a notebook with a kernel it is an anywidget
+that asks Python for every row; in a committed notebook, on the book's page and in `save_html`'s
+file the same module reads everything from the page itself.
 """
 
 # L layers, H heads, T tokens, N patches; (row, column) in pixels of the image the network reads
 
+import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import anywidget
@@ -40,6 +42,8 @@ class AttentionExplorer(anywidget.AnyWidget):
     """Click a pixel: what its patch looks at in every layer and head, and what becomes of it.
 
     Blocks and heads count from 0, patches from (0, 0); entropy is in nats, distances in pixels.
+    Networks are shown as they are now, from copies: a front end may ask while another cell trains,
+    and neither may change the other.
 
     Args:
         model: a SETR of the library, on any of its backbones.
@@ -49,6 +53,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         other: a second network with the same patches and classes, shown beside the first with the
             difference of the two.
         names: what to call the network(s) on the screen.
+        image_names: what to call the images; None: their files' names, or "image 0", "image 1", ...
         probes, other_probes: linear probes of every block (`load_probes`), for the emergence panel.
         classes, palette: names and colours of the classes; `load_checkpoint` gives those of a file.
         label_classes, label_palette: those of the label, if they are others than the network's (a
@@ -62,7 +67,8 @@ class AttentionExplorer(anywidget.AnyWidget):
             where the page would grow beyond about 8 MB.
 
     Raises:
-        ValueError: for networks or labels that do not fit, or a pixel outside the image.
+        ValueError: for networks or labels that do not fit, a network whose numbers are not finite,
+            names that are no text, colours that are none, or a pixel outside the image.
     """
 
     _ipython_display_ = None  # ipywidgets 7 would display the widget alone, without the HTML
@@ -78,6 +84,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         *,
         other: SETR | None = None,
         names: Sequence[str] = ("network", "other network"),
+        image_names: Sequence[str] | None = None,
         probes: Probes | None = None,
         other_probes: Probes | None = None,
         classes: Sequence[str] | None = None,
@@ -93,19 +100,21 @@ class AttentionExplorer(anywidget.AnyWidget):
     ) -> None:
         models = [model] if other is None else [model, other]
         count = _check_models(models)
+        models = [copy.deepcopy(one).eval() for one in models]
         images = list(image) if isinstance(image, list | tuple) else [image]
         labels = list(label) if isinstance(label, list | tuple) else [label] * len(images)
         if not images or len(images) != len(labels):
             raise ValueError(f"{len(images)} images and {len(labels)} labels; give one per image")
         same = label_classes is None or list(label_classes) == list(classes or ())
         kinds = len(label_classes) if label_classes else count
+        called = [_name(one, n) for n, one in enumerate(images)]
+        if image_names is not None:
+            called = _texts(image_names, len(images), "images")
         self._scenes = [
-            _scene(model, _name(one, n), one, some, kinds, same, base)
-            for n, (one, some) in enumerate(zip(images, labels))
+            _scene(models[0], name, one, some, kinds, same, base)
+            for name, one, some in zip(called, images, labels)
         ]
-        if len(names) < len(models):
-            raise ValueError(f"{len(names)} names for {len(models)} networks: {list(names)}")
-        self._names = list(names)[: len(models)]
+        self._names = _texts(list(names)[: len(models)], len(models), "networks")
         self._classes = _class_table(classes, palette, count, "classes")
         self._label_classes = (
             self._classes if same else _class_table(label_classes, label_palette, kinds, "labels")
@@ -130,7 +139,9 @@ class AttentionExplorer(anywidget.AnyWidget):
             "direction": "from",
             **_first_map(self._views[0][0].shape, block, head),
         }
-        if pool is not None and not 1 <= pool <= min(self._views[0][0].grid):
+        if pool is not None and (
+            not isinstance(pool, Integral) or not 1 <= pool <= min(self._views[0][0].grid)
+        ):
             raise ValueError(
                 f"pool is {pool}; a grid of {self._views[0][0].grid} patches takes 1 to "
                 f"{min(self._views[0][0].grid)}"
@@ -143,7 +154,12 @@ class AttentionExplorer(anywidget.AnyWidget):
     def _check_view(self, proposal: Any) -> dict[str, Any]:
         """What is shown can be set from Python too: `explorer.view = {**explorer.view, ...}`."""
         view = proposal["value"]
-        if not 0 <= view["image"] < len(self._scenes) or not 0 <= view["model"] < len(self._names):
+        missing = {"image", "model", "pixel", "direction", "block", "head"} - set(view)
+        if missing:
+            raise ValueError(f"the view lacks {', '.join(sorted(missing))}: {view}")
+        if view["image"] not in range(len(self._scenes)) or (
+            view["model"] not in range(len(self._names))
+        ):
             raise ValueError(f"there is no image {view['image']} with network {view['model']}")
         _inside(view["pixel"], self._scenes[view["image"]].size)
         _first_map(self._views[view["image"]][view["model"]].shape, view["block"], view["head"])
@@ -158,9 +174,9 @@ class AttentionExplorer(anywidget.AnyWidget):
         take more than about 8 MB, cells of 2x2, 3x3, ... patches stand for the patches, and the
         page says so.
         """
-        page = document(self._fragment(), f"Attention of {' and '.join(self._names)}")
+        page = self._page()
         with whole_file(path) as temporary:
-            temporary.write_text(page)
+            temporary.write_text(page, encoding="utf-8")
 
     def __repr__(self) -> str:
         height, width = self._scenes[0].size
@@ -189,7 +205,13 @@ class AttentionExplorer(anywidget.AnyWidget):
         return picture(self._still(), self._alt())
 
     def _fragment(self) -> str:
-        return fragment(self._pack(stored=True), self._still(), self._alt())
+        return fragment(self._pack(stored=True), self._still(), self._alt(), self._title())
+
+    def _page(self) -> str:
+        return document(self._fragment(), self._title())
+
+    def _title(self) -> str:
+        return f"Attention of {' and '.join(self._names)}"
 
     def _pool(self) -> int:
         """Patches per side of a cell of the page: 1 where all of them fit."""
@@ -241,6 +263,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             "images": images,
             "viridis": parcel.add(_colours("viridis")),
             "difference": parcel.add(_colours("PuOr_r")),
+            "times": parcel.add(_colours("RdBu_r")),
         }
         return parcel.pack(header)
 
@@ -262,14 +285,15 @@ class AttentionExplorer(anywidget.AnyWidget):
         )
 
     def _receive(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
-        """A question of the module; an error is an answer too."""
-        if content.get("ask") is None:
-            return
+        """A question of the module. Whatever goes wrong is an answer too: the page waits."""
+        number = content.get("id") if isinstance(content, dict) else None
         try:
             answer, arrays = self.answer(content)
-        except (ValueError, RuntimeError) as error:  # a full GPU is an answer too
+        except ValueError as error:
             answer, arrays = {"error": str(error)}, []
-        self.send({**answer, "id": content.get("id")}, [array.tobytes() for array in arrays])
+        except Exception as error:  # a full GPU, a question that nobody can read
+            answer, arrays = {"error": f"{type(error).__name__}: {error}"}, []
+        self.send({**answer, "id": number}, [array.tobytes() for array in arrays])
 
     def answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
         """What the module is told: `ask` is "rows", "rollout", "means", "cause" or "html".
@@ -300,8 +324,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             found = view.cause([pixel] * 4, int(question["k"]))  # four random draws
             return {**found, "patches": found["patches"].tolist()}, []
         if ask == "html":
-            page = document(self._fragment(), f"Attention of {' and '.join(self._names)}")
-            return {}, [np.frombuffer(page.encode(), np.uint8)]
+            return {}, [np.frombuffer(self._page().encode(), np.uint8)]
         raise ValueError(unknown("question", ask, ["rows", "rollout", "means", "cause", "html"]))
 
     def _forget_all_but(self, number: int) -> None:
@@ -350,9 +373,16 @@ def _scene(
             f"{name} is {pixels.shape[0]}x{pixels.shape[1]}, its label {label.shape}; "
             "both must have the same rows and columns"
         )
-    check_labels(label, kinds, f"the label of {name}")
+    with np.errstate(invalid="ignore"):
+        whole = label.astype(np.uint8)
+    if (whole != label).any():
+        raise ValueError(
+            f"the label of {name} ({label.dtype}) holds values that are no whole numbers from 0 to "
+            "255; 255 stands for none"
+        )
+    check_labels(whole, kinds, f"the label of {name}")
     size = (images.shape[-2], images.shape[-1])
-    return Scene(name, images, resize_label(label.astype(np.uint8), size), same)
+    return Scene(name, images, resize_label(whole, size), same)
 
 
 def _name(image: Any, number: int) -> str:
@@ -363,11 +393,31 @@ def _name(image: Any, number: int) -> str:
 def _class_table(
     names: Sequence[str] | None, palette: Palette | None, count: int, what: str
 ) -> list[dict[str, Any]]:
-    names = [f"class {k}" for k in range(count)] if names is None else list(names)
-    colours = spread_palette(count) if palette is None else list(palette)
-    if len(names) != count or len(colours) < count:
-        raise ValueError(f"{len(names)} names and {len(colours)} colours for {count} {what}")
-    return [{"name": n, "colour": [int(v) for v in rgb]} for n, rgb in zip(names, colours)]
+    names = _texts([f"class {k}" for k in range(count)] if names is None else names, count, what)
+    colours = list(spread_palette(count) if palette is None else palette)
+    if len(colours) < count:
+        raise ValueError(f"{len(colours)} colours for {count} {what}")
+    table = []
+    for name, colour in zip(names, colours):
+        parts = list(colour) if isinstance(colour, Iterable) else []
+        if len(parts) != 3 or any(part not in range(256) for part in parts):
+            raise ValueError(
+                f"the colour of {name} is {colour!r}; give red, green and blue, whole numbers from "
+                "0 to 255"
+            )
+        table.append({"name": name, "colour": [int(part) for part in parts]})
+    return table
+
+
+def _texts(names: Sequence[str], count: int, what: str) -> list[str]:
+    """As many names as there are things, all of them text."""
+    names = list(names)
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names for {count} {what}: {names}")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"one of the {what} is called {name!r}, which is no text: {names}")
+    return names
 
 
 def _first_pixel(size: Size, pixel: tuple[int, int] | None) -> tuple[int, int]:
@@ -375,7 +425,10 @@ def _first_pixel(size: Size, pixel: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _inside(pixel: Sequence[int], size: Size) -> tuple[int, int]:
-    row, col = int(pixel[0]), int(pixel[1])
+    try:
+        row, col = (int(part) for part in pixel)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"pixel is {pixel!r}; give its row and its column") from None
     if not (0 <= row < size[0] and 0 <= col < size[1]):
         raise ValueError(
             f"pixel ({row}, {col}) is outside the image of {size[0]}x{size[1]} pixels that the "
@@ -386,13 +439,14 @@ def _inside(pixel: Sequence[int], size: Size) -> tuple[int, int]:
 
 def _first_map(shape: tuple[int, int, int], block: int, head: int | str) -> dict[str, Any]:
     layers, heads, _ = shape
-    if not -layers <= block < layers:
+    if block not in range(-layers, layers):
         raise ValueError(f"block is {block}; the network has blocks 0 to {layers - 1}")
-    if isinstance(head, str) and head not in SUMMARIES:
-        raise ValueError(unknown("head", head, SUMMARIES))
-    if not isinstance(head, str) and not 0 <= head < heads:
+    if isinstance(head, str):
+        if head not in SUMMARIES:
+            raise ValueError(unknown("head", head, SUMMARIES))
+    elif head not in range(heads):
         raise ValueError(f"head is {head}; the network has heads 0 to {heads - 1}")
-    return {"block": block % layers, "head": head}
+    return {"block": int(block) % layers, "head": head if isinstance(head, str) else int(head)}
 
 
 def _cause_pixels(size: Size, first: Size | None, count: int) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 # L layers, H heads, T tokens = S prefix tokens, then N patches; K classes, h w a map's size
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from ..evaluation import confusion_matrix, scores
 from ..geometry import IGNORE, Size, patch_grid
 from ..images import denormalise
 from ..model import SETR
-from .packing import PackedAttention, Parcel, pack_attention, pooled_pairs
+from .packing import PackedAttention, Parcel, check_finite, pack_attention, pooled_pairs
 
 CHOICES = ("attended", "nearest", "random")
 HIDDEN_SHARES = (0.05, 0.1, 0.2)  # of the patches, in the causal check of a page
@@ -83,7 +84,9 @@ class View:
     @cached_property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Queries and keys of every layer: their size grows with T, that of maps with T * T."""
-        return queries_keys(self.model, self.scene.images)
+        found = queries_keys(self.model, self.scene.images)
+        check_finite([part for pair in found for part in pair], "queries or keys")
+        return found
 
     def forget(self) -> None:
         """Let go of queries and keys, 0.2 GB of an L encoder at 512 pixels; they come back."""
@@ -141,7 +144,9 @@ class View:
 
     @cached_property
     def stages(self) -> dict[str, Any]:
-        return forward_stages(self.model, self.scene.images)
+        found = forward_stages(self.model, self.scene.images)
+        check_finite([*found["stages"].values(), found["logits"]], "scores")
+        return found
 
     def cause(self, pixels: Sequence[tuple[int, int]], k: int, seed: int = 0) -> dict[str, Any]:
         """The causal check: by how much the score falls, `(P)` per choice of hidden patches."""
@@ -249,7 +254,7 @@ class View:
             classes = self.model.config.num_classes
             here = _plain(scores(confusion_matrix(labels, self.scene.label, classes)).miou)
         known = {"name": entry.name, "source": entry.source, "layer": entry.layer}
-        return known | {"miou": entry.miou, "here": here, "labels": parcel.add(labels)}
+        return known | {"miou": _plain(entry.miou), "here": here, "labels": parcel.add(labels)}
 
 
 def principal_colours(maps: Tensor) -> np.ndarray:
@@ -283,9 +288,9 @@ def _mixed(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _plain(values: Any) -> Any:
-    """Numbers as JSON can hold them; NaN, which it lacks, becomes None."""
+    """Numbers as JSON can hold them; NaN and infinity, which it lacks, become None."""
     if isinstance(values, Tensor):
         values = values.tolist()
     if isinstance(values, list):
         return [_plain(value) for value in values]
-    return None if values != values else round(values, 6)
+    return round(values, 6) if values is not None and math.isfinite(values) else None

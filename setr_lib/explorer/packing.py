@@ -188,6 +188,15 @@ def unpack_parcel(data: bytes) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
     return header, arrays
 
 
+def check_finite(tensors: Sequence[Tensor], what: str) -> None:
+    """A network that gives NaN or infinity has nothing to show."""
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise ValueError(
+            f"the network's {what} are not finite numbers: its weights or its input hold NaN or "
+            "infinity"
+        )
+
+
 def deflate(data: bytes) -> bytes:
     """Deflated without a header, as the browser's `deflate-raw` reads it."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -208,11 +217,7 @@ def _round_head(
     for a given sum of errors. A constant per row does not change a softmax: the mean key goes.
     """
     q, k = q.double(), k.double()
-    if not (q.isfinite().all() and k.isfinite().all()):
-        raise ValueError(
-            "the network's queries or keys are not finite numbers: its weights or its input hold "
-            "NaN or infinity"
-        )
+    check_finite([q, k], "queries or keys")
     exact = _softmax(q @ k.T)
     limit = torch.minimum(exact.amax(1, keepdim=True), exact.amax(0, keepdim=True)) * ACCURACY
     k = k - k.mean(0)

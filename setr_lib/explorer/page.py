@@ -1,7 +1,9 @@
 """The explorer as HTML that needs nothing else: in a notebook's output, or as a file of its own."""
 
+import hashlib
 import html
 import io
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -11,6 +13,14 @@ from matplotlib.figure import Figure
 
 from .packing import deflate, text64
 
+# What a file imports stands before it; tests/test_explorer_modules.py holds this.
+MODULES = (
+    *("names", "numbers", "parcel", "cells", "attention", "live", "npz"),
+    *("measures", "scores", "view", "words"),
+    *("canvas", "chart", "picture", "maps", "layout", "theme", "save"),
+    *("panel_grid", "panel_heads", "panel_forward", "panel_emergence", "panel_cause"),
+    *("hands", "explorer", "index"),
+)
 # A box whose attributes hold the module and the data, with a picture for where scripts do not run.
 # The module starts every box of the page that waits; an old browser keeps the picture.
 START = (
@@ -21,29 +31,33 @@ START = (
     "const script=document.createElement('script');script.type='module';"
     "script.textContent=await new Response(stream).text();box.append(script)}})()"
 )
-NO_REQUESTS = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-)
 
 
 def module() -> str:
-    """The ES module, with its style sheet inside."""
+    """The files of `js`, joined in the order of `MODULES`, with the style sheet inside.
+
+    Each is an ES module of its own, for readers and for tests; joined they need no imports.
+    """
     here = files(__package__)
-    style = (here / "explorer.css").read_text()
-    return (here / "explorer.js").read_text().replace("/* explorer.css */", style, 1)
+    texts = [(here / "js" / f"{name}.js").read_text(encoding="utf-8") for name in MODULES]
+    code = "\n".join(re.sub(r"(?ms)^import .*?;\n|^export (?!default)", "", one) for one in texts)
+    style = (here / "explorer.css").read_text(encoding="utf-8")
+    return code.replace("/* explorer.css */", style, 1)
 
 
-def fragment(data: bytes, still: bytes, alt: str) -> str:
+def fragment(data: bytes, still: bytes, alt: str, title: str) -> str:
     """What goes into a page; one line, attributes in double quotes.
 
     Args:
         data: the parcel of the explorer.
         still: the JPEG in place of it.
         alt: the picture in words.
+        title: of the file that the page's own button keeps.
     """
     return (
         f'<div class="setr-explorer" data-module="{text64(deflate(module().encode()))}" '
-        f'data-payload="{text64(data)}">{picture(still, alt)}'
+        f'data-payload="{text64(data)}" data-head="{html.escape(head(title), quote=True)}">'
+        f"{picture(still, alt)}"
         "<noscript><p>A still picture: where scripts may run, this is an explorer that shows the "
         "attention of every patch.</p></noscript></div>"
         f"<script>{START}</script>"
@@ -59,16 +73,30 @@ def picture(still: bytes, alt: str) -> str:
 
 
 def document(fragment: str, title: str) -> str:
-    """A file of its own. Its policy forbids the browser to fetch anything."""
+    """A file of its own."""
+    return f"{head(title)}{fragment}</main>\n</body>\n</html>\n"
+
+
+def head(title: str) -> str:
+    """A page up to where the fragment goes.
+
+    Its policy forbids the browser to fetch anything, and to run any script but the two of the
+    fragment, which it knows by their hashes.
+    """
+    scripts = " ".join(
+        f"'sha256-{text64(hashlib.sha256(code.encode()).digest())}'" for code in (START, module())
+    )
+    policy = (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:"
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{NO_REQUESTS}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n"
         "<style>body{margin:0 auto;padding:12px;max-width:1180px;font-family:system-ui,sans-serif}"
-        "</style>\n</head>\n<body>\n"
-        f"<main>{fragment}</main>\n</body>\n</html>\n"
+        "</style>\n</head>\n<body>\n<main>"
     )
 
 
