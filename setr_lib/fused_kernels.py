@@ -425,7 +425,7 @@ def near_backward_kernel(
             d1 = u0 * a1 + u1 * b1 + u2 * c1
             d2 = u0 * a2 + u1 * b2 + u2 * c2
             own_row = tl.load(own_y + i * NY + m, mask=exists, other=0.0)
-            for n in tl.static_range(NX):
+            for n in range(NX):
                 v0, v1, v2 = _three_weights(lean_x, j * NX + n, exists)
                 own = own_row * tl.load(own_x + j * NX + n, mask=exists, other=0.0)
                 inside = own != 0

@@ -260,7 +260,9 @@ def _backward(ctx: Any, outer: Tensor | None, *_: Any) -> tuple[Tensor | None, .
         kept, ctx.kept = ctx.kept, None  # given away: it is scaled in place
         if kept is None:  # a second time through a retained graph
             kept = _operator(logits, labels, weight, *ctx.facts, True)[1]
-        gradient = kept.mul_(outer).to(logits.dtype)
+        # A compiler, whose tensors are no plain ones, decides itself what happens in place.
+        scaled = kept.mul_(outer) if type(kept) is Tensor else kept * outer
+        gradient = scaled.to(logits.dtype)
     return gradient, *[None] * 9
 
 
@@ -314,7 +316,7 @@ def strips(
                 truth = truth.where(counts, 0)
                 scale = weights[truth] * counts  # (r,B,1,c), what each pixel weighs
                 valid += scale.sum()
-                even = counts * (smoothing / K) if smoothing else None
+                even = counts * (one * smoothing / K) if smoothing else None
                 scale = scale * (1 - smoothing) if smoothing else scale
                 loss += _cross_entropy(scores, truth, scale, even, weights, wants_gradient)
                 if wants_gradient:
