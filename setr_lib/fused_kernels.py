@@ -395,9 +395,10 @@ def _three_weights(table, row, mask):
 @triton.jit(do_not_specialize=["K", "h", "w"])
 def near_backward_kernel(
     logits, labels, weight, weight_sum, near_y, near_x, pixel_y, pixel_x, lean_y, lean_x,
-    own_y, own_x, lse_in, factor, gradient, K, h, w, down, down2, H, W, blocks_x, s_b, s_k, s_y, s_x,
-    l_b, l_y, l_x, ignore_index, keep, share, RIGHT: tl.constexpr, RIGHT2: tl.constexpr,
-    CY: tl.constexpr, CX: tl.constexpr, KC: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr, WEIGHTED: tl.constexpr,
+    own_y, own_x, lse_in, factor, gradient, K, h, w, down, down2, H, W, blocks_x,
+    s_b, s_k, s_y, s_x, l_b, l_y, l_x, ignore_index, keep, share,
+    RIGHT: tl.constexpr, RIGHT2: tl.constexpr, CY: tl.constexpr, CX: tl.constexpr,
+    KC: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr, WEIGHTED: tl.constexpr,
     SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """CY*CX cells, each with the NY*NX pixels that lean on it, at most."""

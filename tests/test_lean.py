@@ -1,5 +1,6 @@
 """The loss without the full map against enlarging and comparing, which is what it stands for."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -332,6 +333,12 @@ def test_the_way_is_chosen_by_where_the_scores_are(device, triton, way, monkeypa
     for dtype, wanted in ((torch.bfloat16, way), (torch.float64, "strips")):
         scores = SimpleNamespace(device=torch.device(device), dtype=dtype)
         assert lean.way_of(scores) == wanted
+
+
+def test_the_cpu_needs_no_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # an import of it fails
+    logits, labels = case()
+    assert_same(logits, labels, 1e-12)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
