@@ -117,9 +117,8 @@ class _Call:
         """`"near"`, `"tiles"`, or `"strips"` where the smallest tile does not fit on the chip."""
         sizes, steps = self.logits.shape[1:], self.logits.stride()[1:]
         reach = sum((size - 1) * step for size, step in zip(sizes, steps))
-        if (
-            max(reach, math.prod(sizes), 4 * self.H * self.W) >= 2**31
-        ):  # places inside an image have 32 bits
+        # Places inside an image have 32 bits.
+        if max(reach, math.prod(sizes), 4 * self.H * self.W) >= 2**31:
             return "strips"
         y, x = self._near(torch.device("cpu"))
         if TUNING.near and y and x and y.pixels * x.pixels <= 25:

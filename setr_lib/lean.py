@@ -9,7 +9,8 @@ that fit a processor's cache, and the gradient is collected on the same walk: th
 a GPU one kernel does a tile's work without leaving the chip: `fused_loss.py`, which needs Triton.
 Both stand behind one operator of torch's, which compilers leave in one piece.
 
-Nothing else of the library is needed: copy the two files, or this one alone, to use the loss.
+Nothing else of the library is needed: copy this file alone to use the loss on a CPU, and the three
+files `fused_*.py` beside it for a GPU.
 """
 
 # B batch, K classes, h w rows and columns of the scores, H W of the labels; in a tile:
@@ -88,8 +89,8 @@ def way_of(logits: Tensor) -> str:
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether Triton is installed: it comes with torch on Linux."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is installed, as with torch on Linux, and the GPUs are ones we write for."""
+    return torch.version.hip is None and importlib.util.find_spec("triton") is not None
 
 
 def resize_matrix(sizes: Sequence[int], align_corners: bool = False, like: Any = None) -> Tensor:
@@ -200,7 +201,7 @@ def _operator(
         return fused_loss.forward(logits, labels, weight, *facts)
     if logits.is_cuda and logits.dtype != torch.float64:
         warnings.warn(
-            "Triton is not installed: the loss takes the slow way in strips", stacklevel=2
+            "there is no Triton for this GPU: the loss takes the slow way in strips", stacklevel=2
         )
     return strips(logits, labels, weight, *facts)
 
