@@ -1,5 +1,8 @@
 """The loss without the full map against enlarging and comparing, which is what it stands for."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +10,7 @@ from conftest import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from setr_lib import SETR, upsample_cross_entropy
 from setr_lib.baselines.fcn import FCN, FCNConfig
@@ -16,14 +20,17 @@ from setr_lib.losses.strips import resize_matrix
 from setr_lib.model import DECODERS
 
 
-def plain(logits, labels, align_corners=False, weight=None, average="all", sizes=None):
+def plain(
+    logits, labels, align_corners=False, weight=None, average="all", sizes=None, label_smoothing=0.0
+):
     """Enlarge, crop, compare: every pixel of every class is made."""
     for size in sizes or [labels.shape[1:]]:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
     logits = logits[..., : labels.shape[1], : labels.shape[2]]
+    facts = {"weight": weight, "ignore_index": 255, "label_smoothing": label_smoothing}
     if average == "valid":
-        return F.cross_entropy(logits, labels, weight=weight, ignore_index=255)
-    total = F.cross_entropy(logits, labels, weight=weight, ignore_index=255, reduction="sum")
+        return F.cross_entropy(logits, labels, **facts)
+    total = F.cross_entropy(logits, labels, **facts, reduction="sum")
     return total / labels.numel()
 
 
@@ -47,13 +54,15 @@ def assert_same(logits, labels, tolerance, **facts):
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("average", ["all", "valid"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 def test_loss_and_gradient_equal_the_plain_ones(
-    dtype, tolerance, align_corners, weighted, average, monkeypatch
+    dtype, tolerance, align_corners, weighted, average, label_smoothing, monkeypatch
 ):
     monkeypatch.setattr(lean, "COLUMNS", 8)  # several tiles in both directions
     weight = torch.rand(7, dtype=dtype) + 0.5 if weighted else None
     logits, labels = case(dtype=dtype)
     facts = {"align_corners": align_corners, "weight": weight, "average": average}
+    facts["label_smoothing"] = label_smoothing
     assert_same(logits, labels, tolerance, **facts)
 
 
@@ -83,7 +92,10 @@ def test_gradcheck(align_corners):
     logits, labels = case((1, 3, 3, 4), (7, 9))
     weight = torch.rand(3, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda x: upsample_cross_entropy(x, labels, align_corners, weight, average="valid"), logits
+        lambda x: upsample_cross_entropy(
+            x, labels, align_corners, weight, average="valid", label_smoothing=0.2
+        ),
+        logits,
     )
 
 
@@ -204,8 +216,139 @@ def test_nothing_is_asked_of_the_numbers():
     with FakeTensorMode():
         logits = torch.zeros(2, 7, 5, 6, requires_grad=True)
         labels, weight = torch.zeros(2, 24, 33, dtype=torch.uint8), torch.ones(7)
+        facts = ([5, 24], [6, 33], False, 255, 0.1, True, True)
+        assert lean.strips(logits, labels, weight, *facts)[1].shape == logits.shape
         upsample_cross_entropy(logits, labels, weight=weight, average="valid").backward()
         assert logits.grad.shape == logits.shape
+
+
+def test_the_operator_is_what_torch_expects():
+    """Shapes without numbers, gradients, tracing with sizes known and unknown."""
+    logits, labels = case((2, 3, 3, 4), (7, 9), torch.float32)
+    facts = ([3, 7], [4, 9], False, 255, 0.1, True, True)
+    torch.library.opcheck(lean._operator, (logits, labels, None, *facts))
+
+
+def test_the_training_loss_is_compiled_and_exported_in_one_piece():
+    model = SETR(small_config("pup")).eval()
+    batch = torch.randn(1, 3, 48, 64), torch.randint(0, 8, (1, 48, 64))
+    wanted = model.loss(*batch)
+    compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)(*batch)
+    torch.testing.assert_close(compiled, wanted)
+    compiled.backward()
+    assert model.head.classifier.weight.grad.any()
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images, labels):
+            return self.model.loss(images, labels)
+
+    exported = torch.export.export(Loss(), batch)
+    torch.testing.assert_close(exported.module()(*batch), wanted)
+
+
+def test_a_compiled_loss_takes_other_sizes():
+    loss = torch.compile(upsample_cross_entropy, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in ((24, 33), (31, 40)):
+        logits, labels = case(size=size)
+        assert loss(logits, labels) == upsample_cross_entropy(logits, labels)
+
+
+def test_a_step_under_autocast_is_near_the_one_in_float32():
+    """bfloat16 on the CPU: the heads' scores are rounded, the loss of them is not."""
+    model = SETR(small_config("pup")).eval()
+    images, labels = torch.randn(2, 3, 48, 64), torch.randint(0, 8, (2, 48, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(images, labels)
+        wanted = model.loss(images, labels, way="plain")
+    loss.backward()
+    assert loss.dtype == torch.float32 and model.head.classifier.weight.grad.any()
+    torch.testing.assert_close(loss, wanted, rtol=2e-3, atol=0)
+    torch.testing.assert_close(loss, model.loss(images, labels), rtol=2e-2, atol=0)
+
+
+def allow_tf32_by_the_old_switch():
+    torch.set_float32_matmul_precision("medium")
+
+
+def allow_tf32_by_the_new_switches():
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+def allow_tf32_on_the_card():
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+class Switches(TorchDispatchMode):
+    """What the switches say while products of matrices are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if "mm" in op.__name__:
+            self.seen.add(precisions())
+        return op(*args, **(kwargs or {}))
+
+
+def precisions():
+    return tuple(
+        part.matmul.fp32_precision for part in (torch.backends.cuda, torch.backends.mkldnn)
+    )
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="needs torch 2.9")
+@pytest.mark.parametrize(
+    "allow",
+    [allow_tf32_by_the_old_switch, allow_tf32_by_the_new_switches, allow_tf32_on_the_card],
+)
+def test_resizes_are_never_rounded(allow):
+    """TF32 moves a pixel's place by a thousandth of the image; what was allowed stays so after."""
+    logits, labels = case(dtype=torch.float32)
+    try:
+        allow()
+        before = precisions()
+        with Switches() as switches:
+            lean.strips(
+                logits.detach(), labels, None, [5, 24], [6, 33], False, 255, 0.0, True, True
+            )
+            resize_matrix((5, 24))
+        assert "tf32" in before and precisions() == before
+        assert switches.seen and all(set(pair) <= {"ieee", "none"} for pair in switches.seen)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("device, triton, way", [
+    ("cuda", True, "triton"), ("cuda", False, "strips"), ("cpu", True, "strips"),
+    ("mps", True, "strips"),
+])  # fmt: skip
+def test_the_way_is_chosen_by_where_the_scores_are(device, triton, way, monkeypatch):
+    """Triton is there with torch on Linux only; elsewhere a GPU takes the strips."""
+    monkeypatch.setattr(lean, "has_triton", lambda: triton)
+    for dtype, wanted in ((torch.bfloat16, way), (torch.float64, "strips")):
+        scores = SimpleNamespace(device=torch.device(device), dtype=dtype)
+        assert lean.way_of(scores) == wanted
+
+
+def test_the_cpu_needs_no_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # an import of it fails
+    logits, labels = case()
+    assert_same(logits, labels, 1e-12)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_tiles_fit_what_they_are_for(device):
+    """Small ones for a CPU's cache, few ones where each costs a launch; at least one row of one."""
+    for maps, H, W in ((150, 512, 512), (16 * 150, 512, 512), (4, 3, 2), (10**6, 64, 4096)):
+        rows, columns = lean._tile(maps, H, W, device)
+        most = lean.CACHE if device == "cpu" else lean.CACHE_GPU
+        assert 1 <= columns <= W and (rows == 1 or rows * columns * maps <= most)
 
 
 def test_two_runs_have_the_same_bits():
@@ -261,6 +404,8 @@ def test_what_does_not_fit_is_named():
         upsample_cross_entropy(logits, labels, average="mean")
     with pytest.raises(ValueError, match=r"\(6,\); expected \(7,\)"):
         upsample_cross_entropy(logits, labels, weight=torch.ones(6))
+    with pytest.raises(ValueError, match="label_smoothing is 2"):
+        upsample_cross_entropy(logits, labels, label_smoothing=2)
     with pytest.raises(ValueError, match=r"\(20, 40\), smaller than the labels, \(24, 33\)"):
         upsample_cross_entropy(logits, labels, sizes=[(20, 40)])
     with pytest.raises(ValueError, match="'fast'; choose 'lean' or 'plain'"):

@@ -1,0 +1,83 @@
+"""The benchmark of a GPU runs where there is none, small; what is measured is not judged here."""
+
+import json
+
+import pytest
+
+from tools import bench_gpu
+
+
+def run(folder, *options):
+    bench_gpu.main(["--out", str(folder), "--device", "cpu", "--tiny", *options])
+    return json.loads((folder / "record.json").read_text())
+
+
+def test_every_part_leaves_rows_and_the_surroundings(tmp_path):
+    record = run(tmp_path / "new folder")
+    assert record["errors"] == []
+    missing = {text.split(":")[0] for text in record["left_out"]}
+    assert {row["part"] for row in record["bench"]} | missing == set(bench_gpu.PARTS)
+    assert missing <= {"mmsegmentation"}
+    assert {"commit", "hardware", "versions", "clocks", "day"} <= record.keys()
+    for row in record["bench"]:
+        if row["part"] == "correctness":
+            assert row["same_bits"] and row["loss_error"] < 1e-6
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
+    """After each row the record is whole, also when the next one never ends."""
+
+    def endless(bench):
+        yield {"case": "first"}
+        assert len(json.loads((tmp_path / "record.json").read_text())["bench"]) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_gpu, "PARTS", {"endless": endless})
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["bench"][0]["case"] == "first"
+
+
+def test_time_is_kept_and_says_what_was_left_out(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def slow(bench):
+        for case in range(100):
+            clock[0] += 50
+            yield {"case": case}
+
+    monkeypatch.setattr(bench_gpu.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(bench_gpu, "PARTS", {"slow": slow, "later": slow})
+    record = run(tmp_path, "--seconds", "120")
+    assert len(record["bench"]) == 3 and record["left_out"] == ["slow", "later"]
+
+
+def test_an_error_ends_its_part_only(tmp_path, monkeypatch):
+    def broken(bench):
+        raise ValueError("no such kernel")
+        yield
+
+    monkeypatch.setattr(
+        bench_gpu, "PARTS", {"broken": broken, "good": lambda b: iter([{"case": 1}])}
+    )
+    record = run(tmp_path)
+    assert record["errors"][0]["error"] == "ValueError: no such kernel"
+    assert [row["part"] for row in record["bench"]] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "kernel, kind",
+    [
+        ("near_backward_kernel", "loss"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32", "matrix products"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma", "attention"),
+        ("sm90_xmma_wgrad_implicit_gemm", "convolutions"),
+        ("void at::native::upsample_bilinear2d_nhwc_out_frame", "resizes"),
+        ("triton_poi_fused_add_3", "element-wise, compiled"),
+        ("void at::native::vectorized_layer_norm_kernel", "layer norm"),
+        ("something new", "other"),
+    ],
+)
+def test_kernels_are_counted_by_kind(kernel, kind):
+    assert bench_gpu.group(kernel) == kind
