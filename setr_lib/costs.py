@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .geometry import Size, as_size, patch_grid
-from .lean import strips
+from .losses.strips import strips
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 OLD_WORDS = {  # of recipes, logs and states of version 0.1 -> today's
-    "lr": "lr", "min_lr": "min_lr", "total_steps": "total_steps", "ratio_range": "ratio_range",
-    "optimizer": "optimizer", "head_lr_mult": "head_lr_mult",
+    "rate": "lr", "floor": "min_lr", "schedule": "total_steps", "ratios": "ratio_range",
+    "optimiser": "optimizer", "head_factor": "head_lr_mult",
 }  # fmt: skip
 
 

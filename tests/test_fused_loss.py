@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from setr_lib import lean, upsample_cross_entropy
+from setr_lib import upsample_cross_entropy
+from setr_lib.losses import strips as lean
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = torch.cuda.is_available() and not INTERPRETED
@@ -22,7 +23,7 @@ gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 if INTERPRETED or GPU:
-    from setr_lib import fused_loss
+    from setr_lib.losses import fused as fused_loss
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's process")

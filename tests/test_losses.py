@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import random_labels, small_config
 
 from setr_lib import SETR, segmentation_loss
-from setr_lib.losses import KINDS, class_weights, heads_loss
+from setr_lib.losses.cross_entropy import KINDS, class_weights, heads_loss
 
 
 @pytest.mark.parametrize("average", ["all", "valid"])

@@ -26,11 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setr_lib import create_model, lean, slide_inference, upsample_cross_entropy
+from setr_lib import create_model, slide_inference, upsample_cross_entropy
 from setr_lib.costs import peak_tflops, step_gflops
 from setr_lib.files import write_json
+from setr_lib.losses import strips
 from setr_lib.model import DECODERS, SIZES
-from setr_lib.records import surroundings
+from setr_lib.training.record import surroundings
 
 Row = dict[str, Any]
 
@@ -146,7 +147,7 @@ def correctness(bench: Bench) -> Iterator[Row]:
             (loss, found), again = runs
             yield {
                 "case": f"x{factor}, {str(dtype)[6:]}",
-                "way": lean.way_of(logits),
+                "way": strips.way_of(logits),
                 "loss_error": ((loss - wanted).abs() / wanted).item(),
                 "gradient_error": ((found - slope).norm() / slope.norm()).item(),
                 "same_bits": all(torch.equal(a, b) for a, b in zip(runs[0], again)),
@@ -159,7 +160,7 @@ def loss(bench: Bench) -> Iterator[Row]:
         logits, labels = scores(bench, factor, torch.bfloat16, bench.batch)
         for name, function in (("ours", upsample_cross_entropy), ("ordinary", ordinary)):
             yield {"case": f"x{factor}, {name}", **_both(bench, function, logits, labels)}
-    if bench.device == "cuda" and lean.has_triton():
+    if bench.device == "cuda" and strips.has_triton():
         yield from _tunings(bench)
 
 
@@ -173,10 +174,10 @@ def _both(bench: Bench, function: Callable, logits: Tensor, labels: Tensor) -> R
 
 
 def _tunings(bench: Bench) -> Iterator[Row]:
-    """What decides how fast the kernels are; the values that stay are in `fused_loss.TUNING`."""
-    from setr_lib import fused_loss
+    """What decides how fast the kernels are; the values that stay are in `fused.TUNING`."""
+    from setr_lib.losses import fused
 
-    usual = fused_loss.TUNING
+    usual = fused.TUNING
     tried: dict[int, list[Row]] = {
         2: [
             *({"near": False, "scratch": 1 << n} for n in (24, 26, 28)),
@@ -189,12 +190,12 @@ def _tunings(bench: Bench) -> Iterator[Row]:
     for factor, settings in tried.items():
         logits, labels = scores(bench, factor, torch.bfloat16, bench.batch)
         for changes in settings:
-            fused_loss.TUNING = usual._replace(**changes)
+            fused.TUNING = usual._replace(**changes)
             try:
                 row = _both(bench, upsample_cross_entropy, logits, labels)
                 yield {"case": f"x{factor}, {changes}", **row}
             finally:
-                fused_loss.TUNING = usual
+                fused.TUNING = usual
 
 
 # ------------------------------------------------------------------------------ the step

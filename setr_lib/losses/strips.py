@@ -6,7 +6,7 @@ nearly empty, so the scores of a part of the image are two small matrix products
 
 Two ways compute it, chosen by where the scores are. On a CPU the image is walked through in tiles
 that fit a processor's cache, and the gradient is collected on the same walk: that is this file. On
-a GPU one kernel does a tile's work without leaving the chip: `fused_loss.py`, which needs Triton.
+a GPU one kernel does a tile's work without leaving the chip: `fused.py`, which needs Triton.
 Both stand behind one operator of torch's, which compilers leave in one piece.
 
 Nothing else of the library is needed: copy this file alone to use the loss on a CPU, and the three
@@ -195,9 +195,9 @@ def _operator(
     each pixel's log-sum-exp `(B,H,W)`.
     """
     if way_of(logits) == "triton":
-        from . import fused_loss
+        from . import fused
 
-        return fused_loss.forward(logits, labels, weight, *facts)
+        return fused.forward(logits, labels, weight, *facts)
     if logits.is_cuda and logits.dtype != torch.float64:
         warnings.warn(
             "there is no Triton for this GPU: the loss takes the slow way in strips", stacklevel=2
@@ -226,9 +226,9 @@ def _shapes(
     f"Tensor divisor, {_FACTS}) -> Tensor",
 )
 def _backward_operator(outer: Tensor, logits: Tensor, *others: Any) -> Tensor:
-    from . import fused_loss
+    from . import fused
 
-    return fused_loss.backward(outer, logits, *others)
+    return fused.backward(outer, logits, *others)
 
 
 @_backward_operator.register_fake

@@ -1,4 +1,4 @@
-"""The kernels of `fused_loss.py`, in Triton: a loss that never writes the enlarged scores.
+"""The kernels of `fused.py`, in Triton: a loss that never writes the enlarged scores.
 
 Enlarging is linear, so the scores S of P neighbouring pixels are a product of the scores of the
 few cells around them with a matrix of bilinear weights that is the same for every class and image:

@@ -1,4 +1,4 @@
-"""The loss of `lean.py` on a GPU: which kernels of `fused_kernels.py` suit it, and their calls."""
+"""The loss of `strips.py` on a GPU: which kernels of `kernels.py` suit it, and their calls."""
 
 # B batch, K classes, KC of them at once; h w rows and columns of cells, H W of pixels;
 # P = PY*PX pixels of a tile, T cells of its patch, TY*TX filled up to a power of two
@@ -11,9 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
-from . import fused_kernels as kernels
-from .fused_tables import NearAxis, Plan, best_tile, make_plan, near_axis
-from .lean import strips
+from . import kernels
+from .strips import strips
+from .tables import NearAxis, Plan, best_tile, make_plan, near_axis
 
 
 class Tuning(NamedTuple):

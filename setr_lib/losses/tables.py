@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .lean import resize_matrix
+from .strips import resize_matrix
 
 Sizes = tuple[int, ...]  # the lengths that an axis goes through
 
