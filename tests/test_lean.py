@@ -323,6 +323,12 @@ def test_resizes_are_never_rounded(allow):
         torch.set_float32_matmul_precision("highest")
 
 
+def test_resizes_are_not_rounded_by_autocast():
+    wanted = strips.resize_matrix((5, 24, 33))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(strips.resize_matrix((5, 24, 33)), wanted)
+
+
 @pytest.mark.parametrize("device, triton, way", [
     ("cuda", True, "triton"), ("cuda", False, "strips"), ("cpu", True, "strips"),
     ("mps", True, "strips"),
