@@ -196,25 +196,21 @@ class Segmenter(nn.Module):
         """Main loss plus 0.4 times the sum of the auxiliary losses: a scalar.
 
         Args:
-            images: `(B,3,H,W)` float, normalised.
-            labels: `(B,H,W)` int64, 0 to K-1, and 255 for pixels that do not count.
-            way: `"lean"`: no logits at the image's size are made; `"plain"`: the same loss by
-                enlarging them, which dice and focal loss always do.
+            images, labels: `(B,3,H,W)` float, normalised; `(B,H,W)` int64, 255 does not count.
+            way: `"lean"`: without logits at the image's size; `"plain"`: with them, as dice, focal.
             check: whether the labels are looked through first, which waits for a GPU.
             average, kind, weight, label_smoothing: as in `segmentation_loss`.
 
         Raises:
-            ValueError: if the sizes of images and labels differ, a label is no class, or a word is
-                another.
+            ValueError: for sizes that differ, a label that is no class, an unknown word.
         """
         if way not in ("lean", "plain"):
             raise ValueError(f"way is {way!r}; choose 'lean' or 'plain'")
         check_labels(labels, images, self.config.num_classes if check else None)
         if way == "lean" and kind == "cross_entropy":
+            how = (False, weight, IGNORE, average)
             losses = [
-                upsample_cross_entropy(
-                    logits, labels, False, weight, IGNORE, average, sizes, label_smoothing
-                )
+                upsample_cross_entropy(logits, labels, *how, sizes, label_smoothing)
                 for logits, sizes in self.small_logits(images)
             ]
         else:

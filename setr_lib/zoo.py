@@ -40,7 +40,7 @@ def create_model(
             network that the paper compares with, for its costs (it takes no pretrained weights).
             Base and Large are the paper's T-Base and T-Large; Tiny and Small have the shapes of
             DeiT's.
-        num_classes: classes of the scores.
+        num_classes: classes of the logits.
         image_size: rows and columns that the position table is made for, or one number for both.
         aux: whether the auxiliary heads exist.
         graph: `"authors"`: the network of the authors' code; `"mmseg"`: mmsegmentation's.
