@@ -22,8 +22,8 @@ from .data.protocols import PROTOCOLS, TestProtocol
 from .encoder import Encoder, resize_positions
 from .evaluation import IncompleteEvaluation, Scores, confusion_matrix, evaluate, scores
 from .inference import predict, slide_inference
-from .losses.cross_entropy import segmentation_loss
-from .losses.strips import upsample_cross_entropy
+from .losses.cross_entropy import upsample_cross_entropy
+from .losses.segmentation import class_weights, segmentation_loss
 from .model import SETR, SETRConfig
 from .training.loop import train
 from .training.recipes import Recipe, get_recipe, list_recipes
@@ -49,6 +49,7 @@ __all__ = [
     "TestProtocol",
     "attention_maps",
     "attention_rollout",
+    "class_weights",
     "config_from_checkpoint",
     "confusion_matrix",
     "create_model",

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .geometry import Size, as_size, patch_grid
 from .losses.strips import strips
+from .model import SETR, Segmenter
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Costs:
     training_gib: float
 
 
-def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
+def costs(make: Callable[[], Segmenter], image_size: int | Size) -> Costs:
     """Count what the model that `make()` returns costs for one image of `image_size`.
 
     Args:
@@ -63,7 +64,7 @@ def costs(make: Callable[[], Any], image_size: int | Size) -> Costs:
             model.loss(images, labels, way="plain", check=False).backward()
     return Costs(
         parameters=parameters_by_part(model),
-        tokens=patch_grid(size, model.encoder.patch_size) if hasattr(model, "neck") else (0, 0),
+        tokens=patch_grid(size, model.config.patch_size) if isinstance(model, SETR) else (0, 0),
         gflops=flops.get_total_flops() / 1e9,
         inference_gib=inference.peak / 2**30,
         training_gib=training.peak / 2**30,
@@ -106,7 +107,7 @@ def peak_tflops(gpu: str, precision: str) -> float | None:
     return next((peak for name, peak in PEAK_TFLOPS.items() if set(name.split()) <= words), None)
 
 
-def step_gflops(make: Callable[[], Any], image_size: int | Size) -> float:
+def step_gflops(make: Callable[[], Segmenter], image_size: int | Size) -> float:
     """Arithmetic of a training step per image, in 1e9: three forward passes with all heads.
 
     The usual count: a backward pass costs two forward ones; what activation checkpointing computes
@@ -123,13 +124,11 @@ def step_gflops(make: Callable[[], Any], image_size: int | Size) -> float:
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Parameters of encoder, neck, head and auxiliary heads, as far as the model has them."""
-    names = {"encoder": "encoder", "neck": "neck", "head": "head", "aux_heads": "auxiliary heads"}
-    parts = {name: getattr(model, part, None) for part, name in names.items()}
+    """Parameters of encoder, MLA's neck, head and auxiliary heads."""
+    words = {"aux_heads": "auxiliary heads"}
     return {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in parts.items()
-        if part is not None
+        words.get(part, part): sum(p.numel() for p in module.parameters())
+        for part, module in model.named_children()
     }
 
 

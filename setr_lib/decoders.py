@@ -1,4 +1,4 @@
-"""The three decoders of SETR and their auxiliary heads: from tokens back to maps of class scores.
+"""The three decoders of SETR and their auxiliary heads: from tokens to maps of logits.
 
 Layer for layer the authors' network (fudan-zvg/SETR: `vit_up_head.py`, `vit_mla_head.py`, `mla.py`)
 without the classifier that each of their heads carries and never calls, or the network that
@@ -78,11 +78,11 @@ class UpsamplingHead(nn.Module):
         self.classifier = nn.Conv2d(channels, classes, 1)
 
     def forward(self, tokens: Tensor, grid: Size) -> Tensor:
-        """Tokens `(B,N,D)` -> scores `(B,K,f*Y,f*X)`, f the product of the factors."""
+        """Tokens `(B,N,D)` -> logits `(B,K,f*Y,f*X)`, f the product of the factors."""
         return upsample(self.small(tokens, grid), self.factors[-1])
 
     def small(self, tokens: Tensor, grid: Size) -> Tensor:
-        """The scores before the last resize."""
+        """The logits before the last resize."""
         maps = to_map(self.norm(tokens), grid)
         for conv, factor in zip(self.convs[:-1], self.factors):
             maps = upsample(conv(maps), factor)
@@ -133,7 +133,7 @@ class MLAHead(nn.Module):
         self.classifier = nn.Conv2d(4 * half, classes, kernel, padding=kernel // 2)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Four `(B,C,Y,X)`, shallowest first -> scores `(B,K,4Y,4X)`."""
+        """Four `(B,C,Y,X)`, shallowest first -> logits `(B,K,4Y,4X)`."""
         streams = [
             upsample(stream(fused), 4, self.graph.align_corners)
             for stream, fused in zip(self.streams, maps, strict=True)
@@ -142,14 +142,14 @@ class MLAHead(nn.Module):
 
 
 class MLAAuxHead(nn.Module):
-    """MLA's auxiliary head: one 1x1 classifier on a fused map, `(B,C,Y,X)` -> `(B,K,Y,X)`."""
+    """MLA's auxiliary head: one 1x1 classifier on a fused map."""
 
     def __init__(self, channels: int, classes: int, graph: MLAGraph) -> None:
         super().__init__()
         self.classifier = nn.Conv2d(channels, classes, 1, bias=graph.aux_bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """A fused map `(B,C,Y,X)` -> scores `(B,K,Y,X)`."""
+        """A fused map `(B,C,Y,X)` -> logits `(B,K,Y,X)`."""
         return self.classifier(maps)
 
 

@@ -13,10 +13,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .geometry import Size, pad_to_patches, patch_grid
+from .geometry import Size, pad_to_patches, patch_grid, size_of
 
 
-class Encoder(nn.Module):
+class TokenEncoder(nn.Module):
+    """What every encoder says of itself: ours, the Hybrid, and timm's (`baselines.backbones`)."""
+
+    depth: int  # how many blocks
+    width: int  # of a token
+    patch_size: int
+    grid: Size  # the patches that the position table is made for
+    prefix_tokens: int  # that go through the blocks before those of the patches
+    blocks: nn.ModuleList
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `(B,3,H,W)`, normalised -> patch tokens `(B,N,D)` after the last block.
+
+        N = ceil(H/patch) * ceil(W/patch), rows first. No class token, no final norm.
+        """
+        return self.features(images, [self.depth - 1])[0]
+
+    def features(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """The patch tokens `(B,N,D)` after each of the 0-based blocks `layers`, in that order."""
+        raise NotImplementedError
+
+
+class Encoder(TokenEncoder):
     """Patches -> tokens -> `depth` blocks of global self-attention, all at 1/`patch_size`.
 
     Args:
@@ -47,8 +69,9 @@ class Encoder(nn.Module):
         super().__init__()
         if class_token not in ("kept", "dropped"):
             raise ValueError(f"class_token is {class_token!r}; choose 'kept' or 'dropped'")
-        self.patch_size, self.class_token, self.in_chans = patch_size, class_token, in_chans
-        self.grid = patch_grid(image_size, patch_size)
+        self.depth, self.width, self.in_chans = depth, width, in_chans
+        self.patch_size, self.grid = patch_size, patch_grid(image_size, patch_size)
+        self.class_token, self.prefix_tokens = class_token, int(class_token == "kept")
         self.patch_embed = PatchEmbed(width, patch_size, patch_bias, in_chans)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], width))
@@ -64,27 +87,17 @@ class Encoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images `(B,3,H,W)`, normalised -> patch tokens `(B,N,D)` after the last block.
-
-        N = ceil(H/patch) * ceil(W/patch), rows first. No class token, no final norm.
-        """
-        return self.features(images, [len(self.blocks) - 1])[0]
-
     def features(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """The patch tokens `(B,N,D)` after each of the 0-based blocks `layers`, in that order."""
-        depth = len(self.blocks)
-        if not layers or not all(0 <= layer < depth for layer in layers):
+        if not layers or not all(0 <= layer < self.depth for layer in layers):
             raise ValueError(
-                f"layers {tuple(layers)} of a {depth}-block encoder; use 0 to {depth - 1}"
+                f"layers {tuple(layers)} of a {self.depth}-block encoder; use 0 to {self.depth - 1}"
             )
-        tokens = self.embed(images)
-        skip = int(self.class_token == "kept")
-        found = {}
+        tokens, found = self.embed(images), {}
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
             tokens = block(tokens)
             if index in layers:
-                found[index] = tokens[:, skip:]
+                found[index] = tokens[:, self.prefix_tokens :]
         return [found[layer] for layer in layers]
 
     def embed(self, images: Tensor) -> Tensor:
@@ -95,13 +108,13 @@ class Encoder(nn.Module):
                 f"expected (batch, {self.in_chans}, height, width)"
             )
         images = pad_to_patches(images, self.patch_size)
-        grid = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+        grid = patch_grid(size_of(images), self.patch_size)
         patches_BND = self.patch_embed(images)
         class_B1D = self.cls_token.expand(len(images), -1, -1)
         tokens = torch.cat([class_B1D, patches_BND], dim=1)
         tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
         # MLA never lets the class token mix: it leaves before block 0 (official vit_mla.py).
-        return tokens if self.class_token == "kept" else tokens[:, 1:].contiguous()
+        return tokens if self.prefix_tokens else tokens[:, 1:].contiguous()
 
 
 class PatchEmbed(nn.Module):

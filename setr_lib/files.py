@@ -1,8 +1,9 @@
-"""Files that are whole or absent, and words for mistakes that many modules meet."""
+"""Files that are whole or absent, values that are checked, and words for mistakes."""
 
 import difflib
 import hashlib
 import json
+import operator
 import os
 import platform
 import secrets
@@ -126,6 +127,26 @@ OLD_WORDS = {  # of recipes, logs and states of version 0.1 -> today's
 def in_field_words(facts: dict[str, Any]) -> dict[str, Any]:
     """Named values of an older file under today's names, which are the field's."""
     return {OLD_WORDS.get(name, name): value for name, value in facts.items()}
+
+
+def as_count(value: Any, what: str, least: int = 1) -> int:
+    """A whole number of at least `least`, numpy's too; no bool and no float, else ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; it must be a whole number")
+    if number < least:
+        raise ValueError(f"{what} is {number}; it must be at least {least}")
+    return number
+
+
+def as_switch(value: Any, what: str) -> bool:
+    """True or False, else ValueError: 1 or "no" would pass for True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; it must be True or False")
+    return value
 
 
 def few(names: list[str], most: int = 6) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .data.protocols import TestProtocol, check_stride, make_protocol
 from .geometry import Size, as_size, resize
 from .images import Pixels, normalise, resize_image, to_pixels
-from .losses.strips import resize_matrix
+from .losses.strips import exact_products, resize_matrix
 
 
 def predict(
@@ -208,27 +208,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def exact_products(device: torch.device) -> Iterator[None]:
-    """Matrix products of float32 in float32: neither by autocast nor by TF32 in fewer bits.
-
-    A resize by a matrix would otherwise round scores to 8 or 10 bits before the largest is taken.
-    """
-    matmul = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name, exact = "fp32_precision", "ieee"
-    if not hasattr(matmul[0], name):  # before torch 2.9
-        matmul, name, exact = matmul[:1], "allow_tf32", False  # type: ignore[assignment]
-    before = [getattr(kind, name) for kind in matmul]
-    try:
-        for kind in matmul:
-            setattr(kind, name, exact)
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for kind, value in zip(matmul, before, strict=True):
-            setattr(kind, name, value)
-
-
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Where the windows begin along one side; the last one ends at the border."""
     count = -(-max(length - window, 0) // stride) + 1
@@ -254,11 +233,10 @@ def _maps(model: nn.Module, crops: Tensor, size: Size) -> tuple[Tensor, Tensor, 
     else:
         maps, steps = model(crops), [size]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    with exact_products(maps.device):
-        rows, cols = (
-            resize_matrix((side, *ends), like=maps)[:end]
-            for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
-        )
+    rows, cols = (
+        resize_matrix((side, *ends), like=maps)[:end]
+        for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
+    )
     return maps, rows, cols.T
 
 

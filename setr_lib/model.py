@@ -4,14 +4,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead, upsample
-from .encoder import Encoder
-from .geometry import Size, as_count, as_size, as_switch, grid_to_image, patch_grid, resize
-from .losses.cross_entropy import heads_loss
+from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
+from .encoder import Encoder, TokenEncoder
+from .files import as_count, as_switch
+from .geometry import IGNORE, Size, as_size, patch_grid, resize, size_of, whole_patches
+from .losses.cross_entropy import upsample_cross_entropy
+from .losses.segmentation import AUX_WEIGHT, check_labels, segmentation_loss
+from .losses.strips import in_float32
 
 DECODERS = ("naive", "pup", "mla")
 SIZES = {  # width, depth, heads
@@ -38,7 +43,7 @@ class SETRConfig:
 
     Args:
         decoder: `"naive"`, `"pup"` or `"mla"`.
-        num_classes: classes of the scores.
+        num_classes: classes of the logits.
         image_size: rows and columns that the position table is made for (int: a square).
         width, depth, heads: of the transformer.
         layers: 0-based blocks that the main and the auxiliary heads read, in ascending order;
@@ -48,8 +53,7 @@ class SETRConfig:
         graph: `"authors"`, the network of the authors' code, or `"mmseg"`, the one that
             mmsegmentation calls by the same name; `setr_lib.decoders` shows where they differ.
         aux: whether the auxiliary heads exist. They are used by the loss, never by `model(images)`.
-        patch_size: side of a patch in pixels.
-        patch_bias: whether the patch embedding has a bias.
+        patch_size, patch_bias: side of a patch in pixels, whether its embedding has a bias.
         in_chans: channels of the image.
         aux_convs: convolutions of an auxiliary Naive or PUP head; 0: as many as the graph has.
             (mmsegmentation's Naive has 2 in its ADE20K configuration, 1 in that of Cityscapes.)
@@ -122,20 +126,116 @@ class SETRConfig:
         return self.layers if both else self.layers[:-1]
 
 
-class SETR(nn.Module):
-    """The network of `config`; see `create_model` for the published ones by name.
+class Segmenter(nn.Module):
+    """What every network here can do: all follows from `small_logits`, which each defines."""
 
-    `model(images)` gives class scores at the images' own size, `model.loss(images, labels)` the
-    training loss with the auxiliary heads, `model.head_logits(images)` what each head says before
-    its last resize.
-    """
+    config: Any  # SETRConfig or FCNConfig
+    encoder: nn.Module
+    head: nn.Module
+    aux_heads: nn.ModuleList
+    multiple = 1  # the last resize leads to the image, its sides rounded up to multiples of this
+
+    def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
+        """Logits as small as they come, and their way to the image; the main head's first.
+
+        For each head, with `aux` the auxiliary ones too, `(B,K,h,w)` and the sizes of the resizes
+        that follow; what is then larger than the image is cropped.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `(B,3,H,W)` -> logits `(B,K,H,W)`, before the softmax; any H and W >= 1.
+
+        Images are float, normalised with the ImageNet statistics. ValueError if they have another
+        number of channels or dimensions.
+        """
+        return self.to_image(self.head_logits(images, aux=False)["main"], size_of(images))
+
+    def head_logits(self, images: Tensor, aux: bool = True) -> dict[str, Any]:
+        """Every head's logits before its last resize.
+
+        Returns:
+            A dictionary with "main", `(B,K,h,w)`, and "aux", a list of such maps from shallow to
+            deep (in mmsegmentation's MLA from deep to shallow). In the authors' graph h is, for
+            Naive, the rows of the patch grid; for PUP 8 times that, its auxiliaries 4 times; for
+            MLA 4 times, its auxiliaries once. The FCN's are at 1/8 of the image.
+        """
+        # The class's own: training compiles what the loss calls, for crops of one size.
+        small = type(self).small_logits(self, images, aux)
+        main, *others = (reduce(resize, sizes[:-1], logits) for logits, sizes in small)
+        return {"main": main, "aux": others}
+
+    def to_image(self, logits: Tensor, size: Size) -> Tensor:
+        """The last resize and the crop: a head's `(B,K,h,w)` -> `(B,K,H,W)` for images of `size`.
+
+        With `graph="mmseg"` the logits of the padded image are squeezed into the image, as
+        mmsegmentation does; they move by up to 15 pixels where a side is no multiple of the patch.
+        """
+        return resize(logits, whole_patches(size, self.multiple))[..., : size[0], : size[1]]
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """What trains at ten times the rate: main and auxiliary heads, without MLA's neck.
+
+        The authors select by the word "head" in a parameter's name; MLA's norms and fusion layers
+        are in their backbone and train at the backbone's rate.
+        """
+        yield from self.head.parameters()
+        yield from self.aux_heads.parameters()
+
+    def loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        average: str = "all",
+        way: str = "lean",
+        check: bool = True,
+        kind: str = "cross_entropy",
+        weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Main loss plus 0.4 times the sum of the auxiliary losses: a scalar.
+
+        Args:
+            images, labels: `(B,3,H,W)` float, normalised; `(B,H,W)` int64, 255 does not count.
+            way: `"lean"`: without logits at the image's size; `"plain"`: with them, as dice, focal.
+            check: whether the labels are looked through first, which waits for a GPU.
+            average, kind, weight, label_smoothing: as in `segmentation_loss`.
+
+        Raises:
+            ValueError: for sizes that differ, a label that is no class, an unknown word.
+        """
+        if way not in ("lean", "plain"):
+            raise ValueError(f"way is {way!r}; choose 'lean' or 'plain'")
+        check_labels(labels, images, self.config.num_classes if check else None)
+        if way == "lean" and kind == "cross_entropy":
+            how = (False, weight, IGNORE, average)
+            losses = [
+                upsample_cross_entropy(logits, labels, *how, sizes, label_smoothing)
+                for logits, sizes in self.small_logits(images)
+            ]
+        else:
+            heads, size = self.head_logits(images), size_of(images)
+            facts = (labels, average, False, kind, weight, label_smoothing)
+            with torch.autocast(images.device.type, enabled=False):
+                losses = [  # in float32, whatever the heads ran in
+                    segmentation_loss(self.to_image(in_float32(logits), size), *facts)
+                    for logits in (heads["main"], *heads["aux"])
+                ]
+        return losses[0] + AUX_WEIGHT * sum(losses[1:])
+
+
+class SETR(Segmenter):
+    """The network of `config`; see `create_model` for the published ones by name."""
+
+    config: SETRConfig
+    encoder: TokenEncoder
 
     def __init__(self, config: SETRConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.encoder: Any = make_encoder(c)
+        self.multiple = 1 if c.graph == "mmseg" else c.patch_size
+        self.encoder = make_encoder(c)
         self.neck: MLANeck | None = None
-        self.head: Any
         aux: list[nn.Module]
         if c.decoder == "mla":
             graph = MLA[c.graph]
@@ -151,129 +251,33 @@ class SETR(nn.Module):
             aux = [UpsamplingHead(*sizes, small) for _ in c.aux_layers]
         self.aux_heads = nn.ModuleList(aux if c.aux else [])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores at the images' own size.
-
-        Args:
-            images: `(B,3,H,W)` float, normalised with the ImageNet statistics; any H and W >= 1.
-
-        Returns:
-            `(B,K,H,W)` float: logits, before the softmax.
-
-        Raises:
-            ValueError: if the images have another number of channels or dimensions.
-        """
-        main = upsample(*self._heads(images, aux=False)[0])
-        return self.to_image(main, (images.shape[-2], images.shape[-1]))
-
-    def loss(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        average: str = "all",
-        way: str = "lean",
-        check: bool = True,
-    ) -> Tensor:
-        """Main loss plus 0.4 times the sum of the auxiliary losses: a scalar.
-
-        Args:
-            images: `(B,3,H,W)` float, normalised.
-            labels: `(B,H,W)` int64, 0 to K-1, and 255 for pixels that do not count.
-            average: `"all"` divides the cross-entropy by every pixel, ignored ones included, as the
-                authors' and mmsegmentation's code does; `"valid"` by those that count.
-            way: `"lean"`: no map of scores at the image's size is made; `"plain"`: the same loss
-                by enlarging them.
-            check: whether the labels are looked through first, which waits for a GPU.
-
-        Raises:
-            ValueError: if the sizes of images and labels differ, or a label is no class.
-        """
-        return heads_loss(self, images, labels, average, way, check)
-
-    def head_logits(self, images: Tensor) -> dict[str, Any]:
-        """Every head's scores before its last resize.
-
-        Returns:
-            A dictionary with "main", `(B,K,h,w)`, and "aux", a list of such maps from shallow to
-            deep (in mmsegmentation's MLA from deep to shallow). In the authors' graph h is, for
-            Naive, the rows of the patch grid; for PUP 8 times that, its auxiliaries 4 times; for
-            MLA 4 times, its auxiliaries once.
-        """
-        main, *aux = (upsample(*small) for small in self._heads(images, aux=True))
-        return {"main": main, "aux": aux}
-
     def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
-        """Scores as small as they come, and their way to the image; the main head's first.
-
-        Args:
-            aux: whether the auxiliary heads speak too.
-
-        Returns:
-            For each head `(B,K,h,w)` and the sizes of the resizes that follow; what is then larger
-            than the image is cropped. Two resizes are one matrix product: see `setr_lib.losses`.
-        """
-        size = (images.shape[-2], images.shape[-1])
-        grid, patch = patch_grid(size, self.config.patch_size), self.config.patch_size
-        full = size if self.config.graph == "mmseg" else (grid[0] * patch, grid[1] * patch)
-        return [
-            (scores, [(factor * scores.shape[-2], factor * scores.shape[-1]), full])
-            for scores, factor in self._heads(images, aux)
-        ]
-
-    def to_image(self, scores: Tensor, size: Size) -> Tensor:
-        """The last resize: a head's `(B,K,h,w)` -> `(B,K,H,W)` for images of `size`.
-
-        With `graph="mmseg"` the scores of the padded image are squeezed into the image, as
-        mmsegmentation does; they move by up to 15 pixels where a side is no multiple of the patch.
-        """
-        if self.config.graph == "mmseg":
-            return resize(scores, size)
-        return grid_to_image(scores, size, self.config.patch_size)
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """What trains at ten times the rate: main and auxiliary heads, without MLA's neck.
-
-        The authors select by the word "head" in a parameter's name; MLA's norms and fusion layers
-        are in their backbone and train at the backbone's rate.
-        """
-        yield from self.head.parameters()
-        yield from self.aux_heads.parameters()
-
-    def _heads(self, images: Tensor, aux: bool) -> list[tuple[Tensor, int]]:
-        """Scores of the main head and, if asked for, of the auxiliary heads behind it.
-
-        Each as it leaves the classifier, with the factor by which its head enlarges it.
-        """
-        c = self.config
-        grid = patch_grid((images.shape[-2], images.shape[-1]), c.patch_size)
-        aux_heads: list[Any] = list(self.aux_heads) if aux else []
+        """Each head's logits as they leave its classifier; the resizes that follow."""
+        c, grid = self.config, patch_grid(size_of(images), self.config.patch_size)
+        heads: list[Any] = [self.head, *(self.aux_heads if aux else [])]
+        found: list[tuple[Tensor, int]]  # with the factor by which a head enlarges them
         if self.neck is not None:
             maps = self.neck(self.encoder.features(images, c.layers), grid)
             ordered = maps[::-1] if MLA[c.graph].deepest_first else maps
-            return [(self.head(maps), 1)] + [(h(m), 1) for h, m in zip(aux_heads, ordered)]
-        layers = [*c.aux_layers[: len(aux_heads)], c.layers[-1]]
-        *early, last = self.encoder.features(images, layers)
-        pairs = zip([self.head, *aux_heads], [last, *early])
-        return [(head.small(tokens, grid), head.factors[-1]) for head, tokens in pairs]
+            found = [(head(read), 1) for head, read in zip(heads, [maps, *ordered])]
+        else:
+            layers = [*c.aux_layers[: len(heads) - 1], c.layers[-1]]
+            *early, last = self.encoder.features(images, layers)
+            pairs = zip(heads, [last, *early])
+            found = [(head.small(tokens, grid), head.factors[-1]) for head, tokens in pairs]
+        full = whole_patches(size_of(images), self.multiple)
+        return [
+            (logits, [(factor * logits.shape[-2], factor * logits.shape[-1]), full])
+            for logits, factor in found
+        ]
 
 
-def make_encoder(c: SETRConfig) -> nn.Module:
-    """The encoder of a configuration: it has `features(images, layers)` and `grid`."""
+def make_encoder(c: SETRConfig) -> TokenEncoder:
+    """The encoder of a configuration."""
     class_token = "dropped" if c.decoder == "mla" else "kept"
+    sizes = (c.image_size, c.width, c.depth, c.heads, c.patch_size, class_token)
     if c.backbone == "vit":
-        return Encoder(
-            c.image_size, c.width, c.depth, c.heads, c.patch_size,
-            class_token, c.patch_bias, c.in_chans,
-        )  # fmt: skip
-    from .baselines.backbones import HybridEncoder, TimmEncoder  # timm takes seconds to import
+        return Encoder(*sizes, c.patch_bias, c.in_chans)
+    from .baselines.backbones import other_encoder  # timm takes seconds to import
 
-    if c.backbone == "hybrid":
-        return HybridEncoder(c.image_size, c.width, c.depth, c.heads, class_token, c.in_chans)
-    encoder = TimmEncoder(c.backbone, c.image_size, c.in_chans)
-    for name in ("width", "depth", "patch_size"):
-        if getattr(c, name) != getattr(encoder, name):
-            raise ValueError(
-                f"{name} is {getattr(c, name)}, that of {c.backbone} {getattr(encoder, name)}; "
-                "make the configuration with setr_lib.model.timm_config"
-            )
-    return encoder
+    return other_encoder(c.backbone, *sizes, c.in_chans)

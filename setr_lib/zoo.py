@@ -9,7 +9,7 @@ import torch
 
 from .files import unknown
 from .geometry import Size, as_size
-from .model import DECODERS, LAYERS, SETR, SIZES, SETRConfig
+from .model import DECODERS, LAYERS, SETR, SIZES, Segmenter, SETRConfig
 from .weights.config import make_network, own_config
 from .weights.load import load_weights
 from .weights.tensors import naming, read_tensors
@@ -31,7 +31,7 @@ def create_model(
     backbone: str | None = None,
     in_chans: int = 3,
     patch_size: int | None = None,
-) -> Any:
+) -> Segmenter:
     """Make a network of the paper by name.
 
     Args:
@@ -40,7 +40,7 @@ def create_model(
             network that the paper compares with, for its costs (it takes no pretrained weights).
             Base and Large are the paper's T-Base and T-Large; Tiny and Small have the shapes of
             DeiT's.
-        num_classes: classes of the scores.
+        num_classes: classes of the logits.
         image_size: rows and columns that the position table is made for, or one number for both.
         aux: whether the auxiliary heads exist.
         graph: `"authors"`: the network of the authors' code; `"mmseg"`: mmsegmentation's.
@@ -139,7 +139,7 @@ def timm_config(
 
 def load_checkpoint(
     path: str | os.PathLike[str], device: str | torch.device = "cpu"
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Segmenter, dict[str, Any]]:
     """Read what `save_checkpoint` wrote: the model, in evaluation mode, and what is known of it.
 
     Raises:

@@ -10,6 +10,7 @@ from setr_lib import SETR, Encoder
 from setr_lib.baselines.backbones import TimmEncoder
 from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory, costs
+from setr_lib.encoder import TokenEncoder
 from setr_lib.weights.load import load_pretrained
 from setr_lib.zoo import timm_config
 
@@ -64,6 +65,23 @@ def test_other_backbones_stand_in(decoder, name):
     for size in [(56, 70), (30, 45)]:
         scores = model(torch.randn(1, 3, *size))
         assert scores.shape == (1, 5, *size) and scores.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "backbone, prefix", [("vit", 1), ("hybrid", 1), ("deit_tiny_distilled_patch16_224", 2)]
+)
+def test_every_encoder_says_what_it_is(backbone, prefix):
+    """Depth, width, grid, patches, and blocks that its checkpoint names once."""
+    timms = None if backbone in ("vit", "hybrid") else backbone
+    name = "setr_hybrid_base" if backbone == "hybrid" else "setr_naive_tiny"
+    with torch.device("meta"):
+        model = setr_lib.create_model(name, 5, (48, 64), backbone=timms)
+    encoder, config = model.encoder, model.config
+    assert isinstance(encoder, TokenEncoder) and len(encoder.blocks) == encoder.depth == 12
+    assert (encoder.depth, encoder.width) == (config.depth, config.width)
+    assert (encoder.grid, encoder.patch_size, encoder.prefix_tokens) == ((3, 4), 16, prefix)
+    names = dict(model.named_parameters(remove_duplicate=False))
+    assert len(names) == len(list(model.parameters()))
 
 
 def test_a_backbone_of_another_depth_is_read_at_its_quarters():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from setr_lib import upsample_cross_entropy
-from setr_lib.losses import strips as lean
+from setr_lib.losses import cross_entropy
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = torch.cuda.is_available() and not INTERPRETED
@@ -27,7 +27,7 @@ if INTERPRETED or GPU:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's process")
-@pytest.mark.skipif(not lean.has_triton(), reason="Triton comes with torch on Linux")
+@pytest.mark.skipif(not cross_entropy.has_triton(), reason="Triton comes with torch on Linux")
 def test_kernels_in_the_interpreter_equal_float64():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", __file__]
@@ -39,7 +39,7 @@ def test_kernels_in_the_interpreter_equal_float64():
 def on_the_kernels(monkeypatch):
     """Also tensors of the CPU go to the kernels, and TF32 is as short as on a GPU."""
     if INTERPRETED:
-        monkeypatch.setattr(lean, "way_of", lambda logits: "triton")
+        monkeypatch.setattr(cross_entropy, "way_of", lambda logits: "triton")
         quick = {"near_block": (16, 16), "near_classes": (32, 32)}  # few programs
         monkeypatch.setattr(fused_loss, "TUNING", fused_loss.TUNING._replace(**quick))
         shorten_tf32(monkeypatch)

@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from setr_lib import SETR, upsample_cross_entropy
 from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
-from setr_lib.losses import strips as lean
-from setr_lib.losses.strips import resize_matrix
+from setr_lib.losses import cross_entropy, strips
 from setr_lib.model import DECODERS
 
 
@@ -58,7 +57,7 @@ def assert_same(logits, labels, tolerance, **facts):
 def test_loss_and_gradient_equal_the_plain_ones(
     dtype, tolerance, align_corners, weighted, average, label_smoothing, monkeypatch
 ):
-    monkeypatch.setattr(lean, "COLUMNS", 8)  # several tiles in both directions
+    monkeypatch.setattr(strips, "COLUMNS", 8)  # several tiles in both directions
     weight = torch.rand(7, dtype=dtype) + 0.5 if weighted else None
     logits, labels = case(dtype=dtype)
     facts = {"align_corners": align_corners, "weight": weight, "average": average}
@@ -74,7 +73,7 @@ sides = st.sampled_from([1, 2, 3, 7, 16, 33])
 def test_any_size_to_any_size(small, large, align_corners, columns):
     """Up, down, equal, a single pixel, odd: 1e-12 of the plain one in double precision."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lean, "COLUMNS", columns)
+        patch.setattr(strips, "COLUMNS", columns)
         logits, labels = case((2, 3, *small), large)
         assert_same(logits, labels, 1e-12, align_corners=align_corners)
 
@@ -105,7 +104,7 @@ def test_resize_matrix_is_what_interpolate_does(old, new, align_corners):
     """Each column of the matrix is the enlarged unit vector."""
     units = torch.eye(old, dtype=torch.float64)[None, :, :, None]  # (1,old,old,1)
     wanted = F.interpolate(units, (new, 1), mode="bilinear", align_corners=align_corners)
-    found = resize_matrix((old, new), align_corners, units)
+    found = strips.resize_matrix((old, new), align_corners, units)
     torch.testing.assert_close(found, wanted[0, :, :, 0].T, rtol=0, atol=1e-14)
 
 
@@ -217,7 +216,7 @@ def test_nothing_is_asked_of_the_numbers():
         logits = torch.zeros(2, 7, 5, 6, requires_grad=True)
         labels, weight = torch.zeros(2, 24, 33, dtype=torch.uint8), torch.ones(7)
         facts = ([5, 24], [6, 33], False, 255, 0.1, True, True)
-        assert lean.strips(logits, labels, weight, *facts)[1].shape == logits.shape
+        assert strips.strips(logits, labels, weight, *facts)[1].shape == logits.shape
         upsample_cross_entropy(logits, labels, weight=weight, average="valid").backward()
         assert logits.grad.shape == logits.shape
 
@@ -226,7 +225,7 @@ def test_the_operator_is_what_torch_expects():
     """Shapes without numbers, gradients, tracing with sizes known and unknown."""
     logits, labels = case((2, 3, 3, 4), (7, 9), torch.float32)
     facts = ([3, 7], [4, 9], False, 255, 0.1, True, True)
-    torch.library.opcheck(lean._operator, (logits, labels, None, *facts))
+    torch.library.opcheck(cross_entropy._operator, (logits, labels, None, *facts))
 
 
 def test_the_training_loss_is_compiled_and_exported_in_one_piece():
@@ -314,14 +313,20 @@ def test_resizes_are_never_rounded(allow):
         allow()
         before = precisions()
         with Switches() as switches:
-            lean.strips(
+            strips.strips(
                 logits.detach(), labels, None, [5, 24], [6, 33], False, 255, 0.0, True, True
             )
-            resize_matrix((5, 24))
+            strips.resize_matrix((5, 24))
         assert "tf32" in before and precisions() == before
         assert switches.seen and all(set(pair) <= {"ieee", "none"} for pair in switches.seen)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_resizes_are_not_rounded_by_autocast():
+    wanted = strips.resize_matrix((5, 24, 33))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(strips.resize_matrix((5, 24, 33)), wanted)
 
 
 @pytest.mark.parametrize("device, triton, way", [
@@ -330,10 +335,10 @@ def test_resizes_are_never_rounded(allow):
 ])  # fmt: skip
 def test_the_way_is_chosen_by_where_the_scores_are(device, triton, way, monkeypatch):
     """Triton is there with torch on Linux only; elsewhere a GPU takes the strips."""
-    monkeypatch.setattr(lean, "has_triton", lambda: triton)
+    monkeypatch.setattr(cross_entropy, "has_triton", lambda: triton)
     for dtype, wanted in ((torch.bfloat16, way), (torch.float64, "strips")):
         scores = SimpleNamespace(device=torch.device(device), dtype=dtype)
-        assert lean.way_of(scores) == wanted
+        assert cross_entropy.way_of(scores) == wanted
 
 
 def test_the_cpu_needs_no_triton(monkeypatch):
@@ -346,8 +351,8 @@ def test_the_cpu_needs_no_triton(monkeypatch):
 def test_tiles_fit_what_they_are_for(device):
     """Small ones for a CPU's cache, few ones where each costs a launch; at least one row of one."""
     for maps, H, W in ((150, 512, 512), (16 * 150, 512, 512), (4, 3, 2), (10**6, 64, 4096)):
-        rows, columns = lean._tile(maps, H, W, device)
-        most = lean.CACHE if device == "cpu" else lean.CACHE_GPU
+        rows, columns = strips._tile(maps, H, W, device)
+        most = strips.CACHE if device == "cpu" else strips.CACHE_GPU
         assert 1 <= columns <= W and (rows == 1 or rows * columns * maps <= most)
 
 

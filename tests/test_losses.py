@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from conftest import random_labels, small_config
 
-from setr_lib import SETR, segmentation_loss
-from setr_lib.losses.cross_entropy import KINDS, class_weights, heads_loss
+from setr_lib import SETR, class_weights, segmentation_loss
+from setr_lib.losses.segmentation import KINDS
 
 
 @pytest.mark.parametrize("average", ["all", "valid"])
@@ -102,7 +102,7 @@ def test_a_model_learns_by_every_kind(kind):
     """Main and auxiliary heads get a gradient, with class weights."""
     model, weight = SETR(small_config("pup")), torch.rand(8) + 0.5
     images, labels = torch.randn(2, 3, 48, 64), torch.randint(0, 8, (2, 48, 64))
-    heads_loss(model, images, labels, kind=kind, weight=weight).backward()
+    model.loss(images, labels, kind=kind, weight=weight).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.head_parameters() if p.ndim > 1)
 
 
@@ -110,7 +110,7 @@ def test_lean_and_plain_agree_with_weights_and_smoothing():
     model, weight = SETR(small_config()).double().eval(), torch.rand(8).double()
     images, labels = torch.randn(2, 3, 48, 64).double(), torch.randint(0, 8, (2, 48, 64))
     found, wanted = (
-        heads_loss(model, images, labels, "valid", way, weight=weight, label_smoothing=0.1)
+        model.loss(images, labels, "valid", way, weight=weight, label_smoothing=0.1)
         for way in ("lean", "plain")
     )
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)

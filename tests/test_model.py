@@ -121,6 +121,17 @@ def test_each_auxiliary_head_reads_its_own_block(decoder, graph):
         assert torch.equal(head(tokens, (3, 4)), scores)
 
 
+def test_what_training_compiles_is_not_asked_for_whole_images():
+    """`torch.compile` is put in the place of `small_logits`; only the loss, of crops, calls it."""
+    model, images, calls = SETR(small_config()), torch.randn(1, 3, 41, 50), []
+    small = model.small_logits
+    model.small_logits = lambda crops: calls.append(len(crops)) or small(crops)
+    model(images), model.head_logits(images)
+    assert not calls
+    model.loss(images, torch.zeros(1, 41, 50, dtype=torch.int64))
+    assert calls == [1]
+
+
 def test_heads_train_faster_but_not_the_neck():
     """The authors' rule is the word "head" in a name; MLA's fusion is part of their backbone."""
     model = SETR(small_config("mla"))

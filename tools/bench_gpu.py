@@ -29,7 +29,7 @@ from torch import Tensor
 from setr_lib import create_model, slide_inference, upsample_cross_entropy
 from setr_lib.costs import peak_tflops, step_gflops
 from setr_lib.files import write_json
-from setr_lib.losses import strips
+from setr_lib.losses import cross_entropy
 from setr_lib.model import DECODERS, SIZES
 from setr_lib.training.record import surroundings
 
@@ -147,7 +147,7 @@ def correctness(bench: Bench) -> Iterator[Row]:
             (loss, found), again = runs
             yield {
                 "case": f"x{factor}, {str(dtype)[6:]}",
-                "way": strips.way_of(logits),
+                "way": cross_entropy.way_of(logits),
                 "loss_error": ((loss - wanted).abs() / wanted).item(),
                 "gradient_error": ((found - slope).norm() / slope.norm()).item(),
                 "same_bits": all(torch.equal(a, b) for a, b in zip(runs[0], again)),
@@ -160,7 +160,7 @@ def loss(bench: Bench) -> Iterator[Row]:
         logits, labels = scores(bench, factor, torch.bfloat16, bench.batch)
         for name, function in (("ours", upsample_cross_entropy), ("ordinary", ordinary)):
             yield {"case": f"x{factor}, {name}", **_both(bench, function, logits, labels)}
-    if bench.device == "cuda" and strips.has_triton():
+    if bench.device == "cuda" and cross_entropy.has_triton():
         yield from _tunings(bench)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..encoder import Encoder
+from ..encoder import TokenEncoder
 from ..inference import evaluating
 
 Seen = TypeVar("Seen")
@@ -41,12 +41,11 @@ def watch(
             attention is not one fused call per block.
     """
     encoder = encoder_of(model)
-    depth = depth_of(encoder)
-    wanted = layer_numbers(layers, depth)
+    wanted = layer_numbers(layers, encoder.depth)
     spy = _Spy(set(wanted), see)
     with evaluating(encoder), torch.no_grad(), spy:
         encoder(images)
-    if spy.calls != depth:
+    if spy.calls != encoder.depth:
         raise ValueError(_not_fused(encoder, spy.calls))
     return [spy.seen[layer] for layer in wanted]
 
@@ -70,25 +69,17 @@ def prefix_tokens(model: nn.Module) -> int:
     Our encoder: 1, the class token, for Naive and PUP; 0 for MLA, which drops it. timm backbones
     keep what they have (DINOv2 with registers: 1 + 4; distilled DeiT: 2), with any decoder.
     """
-    encoder = encoder_of(model)
-    if isinstance(encoder, Encoder):
-        return int(encoder.class_token == "kept")
-    return int(encoder.backbone.num_prefix_tokens)
+    return encoder_of(model).prefix_tokens
 
 
-def encoder_of(model: nn.Module) -> Any:
+def encoder_of(model: nn.Module) -> TokenEncoder:
     """The transformer of a model, or the model itself if it is one of the library's encoders."""
     encoder = getattr(model, "encoder", model)
-    if not hasattr(encoder, "features") or not hasattr(encoder, "patch_size"):
+    if not isinstance(encoder, TokenEncoder):
         raise ValueError(
             f"{type(model).__name__} has no attention to show; give a SETR or one of its encoders"
         )
     return encoder
-
-
-def depth_of(encoder: Any) -> int:
-    """The number of blocks."""
-    return len(encoder.blocks) if isinstance(encoder, Encoder) else encoder.depth
 
 
 def layer_numbers(layers: Sequence[int] | None, depth: int) -> list[int]:
@@ -108,7 +99,7 @@ def _not_fused(model: nn.Module, calls: int) -> str:
     encoder = encoder_of(model)
     return (
         f"{type(encoder).__name__} called the fused attention {calls} times in "
-        f"{depth_of(encoder)} blocks; it must be once per block. For a timm backbone with plain "
+        f"{encoder.depth} blocks; it must be once per block. For a timm backbone with plain "
         "attention call timm.layers.set_fused_attn(True) before it is made"
     )
 

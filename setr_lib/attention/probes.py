@@ -25,7 +25,7 @@ from ..geometry import Size, patch_grid, resize
 from ..inference import evaluating
 from ..model import SETR
 from ..weights.tensors import read_tensors
-from .capture import depth_of, encoder_of
+from .capture import encoder_of
 from .maps import prepare
 from .stats import class_counts
 
@@ -108,10 +108,9 @@ def probe_logits(probes: Probes, model: SETR, images: Tensor) -> list[Tensor]:
         ValueError: if the probes were made for another depth or width.
     """
     encoder = encoder_of(model)
-    depth = depth_of(encoder)
-    if len(probes.weight) != depth:
+    if len(probes.weight) != encoder.depth:
         raise ValueError(
-            f"{len(probes.weight)} probes for a network of {depth} blocks; fit new ones"
+            f"{len(probes.weight)} probes for a network of {encoder.depth} blocks; fit new ones"
         )
     grid = patch_grid((images.shape[-2], images.shape[-1]), encoder.patch_size)
     found = block_tokens(model, images)
@@ -131,7 +130,7 @@ def block_tokens(model: SETR, images: Tensor) -> list[Tensor]:
     """The patch tokens `(B,N,D)` after every block."""
     encoder = encoder_of(model)
     with evaluating(model), torch.no_grad():
-        return encoder.features(images, range(depth_of(encoder)))
+        return encoder.features(images, range(encoder.depth))
 
 
 @dataclass(frozen=True)
@@ -201,13 +200,13 @@ def fit_probes(
         decay: weight of half the squared norm of the weights, in the mean loss.
         steps: of L-BFGS per block.
     """
-    depth, classes = depth_of(encoder_of(model)), len(dataset.classes)
-    tokens: list[list[Tensor]] = [[] for _ in range(depth)]
+    encoder, classes = encoder_of(model), len(dataset.classes)
+    tokens: list[list[Tensor]] = [[] for _ in range(encoder.depth)]
     counts = []
     for image, label in tqdm(dataset, desc="tokens", disable=not progress, leave=False):
         images, _ = prepare(model, image, base)
         size = (images.shape[-2], images.shape[-1])
-        some = class_counts(label, size, encoder_of(model).patch_size)[..., :classes].flatten(0, 1)
+        some = class_counts(label, size, encoder.patch_size)[..., :classes].flatten(0, 1)
         labelled = some.sum(1) > 0
         counts.append(some[labelled].float())
         found = block_tokens(model, images)

@@ -9,9 +9,30 @@ import timm
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from ..encoder import Encoder
+from ..encoder import Encoder, TokenEncoder
 from ..files import unknown
 from ..geometry import Size, pad_to_patches, patch_grid
+
+
+def other_encoder(
+    name: str, image_size: Size, width: int, depth: int, heads: int, patch_size: int,
+    class_token: str, in_chans: int,
+) -> TokenEncoder:  # fmt: skip
+    """The Hybrid by the name "hybrid", else a timm backbone of the sizes that are asked for.
+
+    Raises:
+        ValueError: if the backbone has other sizes.
+    """
+    if name == "hybrid":
+        return HybridEncoder(image_size, width, depth, heads, class_token, in_chans)
+    encoder = TimmEncoder(name, image_size, in_chans)
+    for what, asked in {"width": width, "depth": depth, "patch_size": patch_size}.items():
+        if asked != getattr(encoder, what):
+            raise ValueError(
+                f"{what} is {asked}, that of {name} {getattr(encoder, what)}; "
+                "make the configuration with setr_lib.zoo.timm_config"
+            )
+    return encoder
 
 
 class HybridEncoder(Encoder):
@@ -43,7 +64,7 @@ class ResNetEmbed(nn.Module):
         return self.proj(self.backbone(images)[0]).flatten(2).transpose(1, 2)
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(TokenEncoder):
     """A timm backbone as encoder: tokens of chosen blocks, before timm's last norm.
 
     Args:
@@ -67,7 +88,7 @@ class TimmEncoder(nn.Module):
             self.backbone = timm.create_model(
                 name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **size
             )
-            self.patch_size: int = self.backbone.patch_embed.patch_size[0]
+            self.patch_size = self.backbone.patch_embed.patch_size[0]
             self.depth = len(self.backbone.blocks)
             if not isinstance(self.backbone.patch_embed, PatchEmbed):
                 raise TypeError("convolutions come before its patches")
@@ -76,12 +97,13 @@ class TimmEncoder(nn.Module):
                 f"{name} keeps no single grid of patches ({error}); choose a plain vision "
                 "transformer, for example vit_small_patch14_dinov2"
             ) from error
-        self.width: int = self.backbone.embed_dim
+        self.width, self.prefix_tokens = self.backbone.embed_dim, self.backbone.num_prefix_tokens
         self.grid = patch_grid(image_size, self.patch_size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images `(B,3,H,W)` -> patch tokens `(B,N,D)` after the last block."""
-        return self.features(images, [self.depth - 1])[0]
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
+        """timm's own: they have one name in a checkpoint."""
+        return self.backbone.blocks
 
     def features(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """The patch tokens `(B,N,D)` after each of the 0-based blocks `layers`, in that order."""

@@ -1,12 +1,7 @@
-"""What SETR is compared with, and other encoders in its place. All convolutions come from timm.
+"""What SETR is compared with: the dilated convolutional network of the paper's tables."""
 
-`FCN` is the dilated network of the paper's tables, `HybridEncoder` the paper's ResNet-50 in front
-of the transformer, `TimmEncoder` any timm backbone that keeps one grid (DINOv2, AugReg, EVA, ...).
-"""
+# B batch, K classes, h w rows and columns at 1/8
 
-# B batch, N tokens, D width, C channels, K classes, h w rows and columns at 1/8
-
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..decoders import ConvBNReLU
-from ..geometry import Size, as_count, as_switch, resize
-from ..losses.cross_entropy import heads_loss
+from ..files import as_count, as_switch
+from ..geometry import Size, size_of
+from ..model import Segmenter
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class FCNConfig:
 
     Args:
         depth: of the ResNet, 50 or 101.
-        num_classes: classes of the scores.
+        num_classes: classes of the logits.
         aux: whether the auxiliary head exists.
         in_chans: channels of the image.
     """
@@ -43,13 +39,15 @@ class FCNConfig:
             raise ValueError(f"depth is {self.depth}; the FCN is built on ResNet-50 and ResNet-101")
 
 
-class FCN(nn.Module):
-    """Fully convolutional network with a dilated ResNet; same interface as `SETR`.
+class FCN(Segmenter):
+    """Fully convolutional network with a dilated ResNet.
 
     mmsegmentation's FCN (output stride 8), which the paper trains itself: ResNet with a deep stem,
     two 3x3 convolutions, their result joined with the backbone's map by a third, a classifier; and
     an auxiliary head on the third stage.
     """
+
+    config: FCNConfig
 
     def __init__(self, config: FCNConfig) -> None:
         super().__init__()
@@ -69,42 +67,11 @@ class FCN(nn.Module):
         aux = [FCNHead(deep, 256, config.num_classes, convs=1, concat=False)]
         self.aux_heads = nn.ModuleList(aux if config.aux else [])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images `(B,3,H,W)`, normalised -> logits `(B,K,H,W)`; any H and W >= 1."""
-        size = (images.shape[-2], images.shape[-1])
-        return self.to_image(self.head(self.encoder(images)[1]), size)
-
-    def loss(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        average: str = "all",
-        way: str = "lean",
-        check: bool = True,
-    ) -> Tensor:
-        """Main loss plus 0.4 times the auxiliary loss; arguments as in `SETR.loss`."""
-        return heads_loss(self, images, labels, average, way, check)
-
-    def head_logits(self, images: Tensor) -> dict[str, Any]:
-        """Both heads' scores `(B,K,h,w)` at 1/8 of the image, before the last resize."""
-        deep, deepest = self.encoder(images)
-        return {"main": self.head(deepest), "aux": [head(deep) for head in self.aux_heads]}
-
     def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:
-        """Both heads' scores and their way to the image, as in `SETR.small_logits`."""
+        """Both heads' logits `(B,K,h,w)`; one resize leads to the image, as in mmsegmentation."""
         deep, deepest = self.encoder(images)
         heads = [(self.head, deepest), *((head, deep) for head in self.aux_heads if aux)]
-        size = (images.shape[-2], images.shape[-1])
-        return [(head(maps), [size]) for head, maps in heads]
-
-    def to_image(self, scores: Tensor, size: Size) -> Tensor:
-        """The last resize, straight to the image as in mmsegmentation."""
-        return resize(scores, size)
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """What is not the backbone."""
-        yield from self.head.parameters()
-        yield from self.aux_heads.parameters()
+        return [(head(maps), [size_of(images)]) for head, maps in heads]
 
 
 class FCNHead(nn.Module):

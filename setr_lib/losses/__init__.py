@@ -1,1 +1,1 @@
-"""The training loss: cross-entropy of scores that are smaller than the image."""
+"""The training loss: cross-entropy of logits that are smaller than the image, and other kinds."""

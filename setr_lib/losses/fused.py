@@ -1,4 +1,4 @@
-"""The loss of `strips.py` on a GPU: which kernels of `kernels.py` suit it, and their calls."""
+"""The loss of `cross_entropy.py` on a GPU: which kernels suit it, and their calls."""
 
 # B batch, K classes, KC of them at once; h w rows and columns of cells, H W of pixels;
 # P = PY*PX pixels of a tile, T cells of its patch, TY*TX filled up to a power of two
@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import kernels
+from . import kernels_near, kernels_tiles
 from .strips import strips
 from .tables import NearAxis, Plan, best_tile, make_plan, near_axis
 
@@ -158,7 +158,7 @@ class _Call:
         PY, PX = TUNING.near_block
         blocks_y, blocks_x = triton.cdiv(self.H, PY), triton.cdiv(self.W, PX)
         sums = self.logits.new_empty((2, B, blocks_y * blocks_x), dtype=torch.float32)
-        kernels.near_forward_kernel[(blocks_y * blocks_x, B)](
+        kernels_near.near_forward_kernel[(blocks_y * blocks_x, B)](
             self.logits, self.labels, *self._weight_arguments(weights, lse),
             y.low, x.low, y.taps, x.taps, lse, sums[0], sums[1],
             K, (h > 1) * s_y, (w > 1) * s_x, self.H, self.W, blocks_x, *self.strides, *self.shares,
@@ -175,7 +175,7 @@ class _Call:
         CY, CX = TUNING.near_block
         blocks_y, blocks_x = triton.cdiv(h, CY), triton.cdiv(w, CX)
         gradient = self.logits.new_empty(self.logits.shape)
-        kernels.near_backward_kernel[(blocks_y * blocks_x, B)](
+        kernels_near.near_backward_kernel[(blocks_y * blocks_x, B)](
             self.logits, self.labels, *self._weight_arguments(weights, lse),
             y.near, x.near, y.pixel, x.pixel, y.lean, x.lean, y.own, x.own, lse, factor, gradient,
             K, h, w, (h > 1) * s_y, min(h - 1, 2) * s_y, self.H, self.W, blocks_x,
@@ -193,7 +193,7 @@ class _Call:
         sums = self.logits.new_empty((2, B, plan.tiles), dtype=torch.float32)
         images = min(TUNING.images, B)
         pixels = plan.y.pixels * plan.x.pixels
-        kernels.forward_kernel[(plan.tiles, triton.cdiv(B, images))](
+        kernels_tiles.forward_kernel[(plan.tiles, triton.cdiv(B, images))](
             self.logits, self.labels, *self._weight_arguments(weights, lse), *plan.tables,
             lse, sums[0], sums[1], B, K, self.H, self.W, plan.y.before, plan.x.before,
             plan.x.tiles, *self.strides, *self.shares,
@@ -212,7 +212,7 @@ class _Call:
         if weights is not None:  # float16 holds no large G
             most = weights.amax().clamp(min=1e-30)
             weights, factor = weights / most, factor * most
-        factor = factor * kernels.SHRINK
+        factor = factor * kernels_tiles.SHRINK
         gradient = self.logits.new_empty(self.logits.shape)
         one = plan.tiles * plan.y.cells * plan.x.cells
         together = max(1, min(B, TUNING.scratch // (one * K)))
@@ -242,7 +242,7 @@ class _Call:
         span: tuple[int, int],
     ) -> None:
         images = min(TUNING.images, some)
-        kernels.backward_kernel[(plan.tiles, triton.cdiv(some, images))](
+        kernels_tiles.backward_kernel[(plan.tiles, triton.cdiv(some, images))](
             self.logits[b:], self.labels[b:], *weights, *plan.tables, lse, shares,
             some, self.logits.shape[1], *span, self.H, self.W, plan.y.before, plan.x.before,
             plan.x.tiles, *self.strides, *self.shares,
@@ -265,7 +265,7 @@ class _Call:
         BY, BX = TUNING.add_cells
         blocks_x = triton.cdiv(w, BX)
         groups = triton.cdiv(span[1] - span[0], TUNING.add_classes)
-        kernels.add_kernel[(triton.cdiv(h, BY) * blocks_x, groups, some)](
+        kernels_tiles.add_kernel[(triton.cdiv(h, BY) * blocks_x, groups, some)](
             shares, gradient, factor, plan.y.first, plan.x.first, plan.y.tile_of, plan.x.tile_of,
             K, *span, h, w, plan.y.tiles, plan.x.tiles, blocks_x,
             TY=plan.y.cells, TX=plan.x.cells, NY=plan.y.meets, NX=plan.x.meets,

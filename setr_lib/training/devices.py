@@ -23,6 +23,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..encoder import TokenEncoder
 from ..files import say
 from ..model import SETRConfig
 from .recipes import Recipe
@@ -215,13 +216,12 @@ def prepare_network(model: Any, execution: RunOptions, team: Processes) -> Any:
     if execution.channels_last:
         model.to(memory_format=torch.channels_last)
     if execution.activation_checkpointing:
-        blocks = getattr(getattr(model.encoder, "backbone", model.encoder), "blocks", None)
-        if blocks is None:
+        if not isinstance(model.encoder, TokenEncoder):
             raise ValueError(
                 f"{type(model).__name__} has no transformer blocks to compute again; train it "
                 "without activation_checkpointing"
             )
-        for block in blocks:
+        for block in model.encoder.blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if execution.compile:  # what the loss calls; whole images, of many sizes, go another way
         model.small_logits = torch.compile(model.small_logits)

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 from torch import Tensor
@@ -19,12 +19,17 @@ from torch import Tensor
 from ..decoders import UPSAMPLING
 from ..files import few, unknown
 from ..geometry import Size, as_size
-from ..model import LAYERS, SETR, SETRConfig
+from ..model import LAYERS, SETR, Segmenter, SETRConfig
 from .keys import Translation, translate
 from .tensors import Checkpoint, Source, naming, read_tensors
 
+if TYPE_CHECKING:
+    from ..baselines.fcn import FCNConfig  # at run time only where it is used: timm takes seconds
 
-def own_config(checkpoint: Checkpoint) -> Any:
+Config: TypeAlias = Union[SETRConfig, "FCNConfig"]
+
+
+def own_config(checkpoint: Checkpoint) -> Config | None:
     """The configuration that one of our files holds, after all it says was checked; else None.
 
     Raises:
@@ -44,7 +49,7 @@ def own_config(checkpoint: Checkpoint) -> Any:
     return config
 
 
-def _check_shapes(config: Any, tensors: Mapping[str, Tensor]) -> None:
+def _check_shapes(config: Config, tensors: Mapping[str, Tensor]) -> None:
     """Names and shapes must be the network's, which is made without memory."""
     for name in ("depth", "aux_convs"):  # which takes time all the same: some for each layer
         if getattr(config, name, 0) > len(tensors):
@@ -97,7 +102,7 @@ def config_from_checkpoint(
     heads: int | None = None,
     layers: tuple[int, ...] | None = None,
     image_size: int | Size | None = None,
-) -> Any:
+) -> Config:
     """The configuration of the network in a checkpoint, read off its keys and shapes.
 
     A `SETRConfig`; for this library's file of the baseline its `FCNConfig`.
@@ -118,7 +123,7 @@ def config_from_checkpoint(
         if config is None:
             found = translate(checkpoint.tensors)
             return _config_from_shapes(found, heads, layers, image_size)
-        given = {"heads": heads, "layers": layers, "image_size": image_size}
+        given: dict[str, Any] = {"heads": heads, "layers": layers, "image_size": image_size}
         return dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
 
 
@@ -200,7 +205,7 @@ def side_of(count: int) -> int:
     return side if side * side == count else 0
 
 
-def make_network(config: Any) -> Any:
+def make_network(config: Config) -> Segmenter:
     """The network of a configuration: `SETR` for a `SETRConfig`, `FCN` for an `FCNConfig`."""
     if isinstance(config, SETRConfig):
         return SETR(config)
@@ -209,7 +214,7 @@ def make_network(config: Any) -> Any:
     return FCN(config)
 
 
-def config_from_dict(values: Any) -> Any:
+def config_from_dict(values: Any) -> Config:
     """The way back from `dataclasses.asdict` through JSON, which knows lists only.
 
     A configuration without decoder is the FCN's. Fields that an older file does not have get their
@@ -220,11 +225,12 @@ def config_from_dict(values: Any) -> Any:
     """
     if not isinstance(values, dict):
         raise ValueError(f"the configuration is {str(values)[:40]!r}, not named fields")
-    kind: Any = SETRConfig
+    network: type[Config] = SETRConfig
     if "decoder" not in values:
-        from ..baselines.fcn import FCNConfig as kind
-    known = [field.name for field in fields(kind)]
+        from ..baselines.fcn import FCNConfig as network
+    known = [field.name for field in fields(network)]
     for name in values:
         if name not in known:
             raise ValueError(unknown("field of a configuration", name, known))
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    facts: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return network(**facts)

@@ -23,8 +23,8 @@ from torch import Tensor
 from ..encoder import resize_positions
 from ..files import few, unknown, whole_file
 from ..geometry import Size, as_size, patch_grid
-from ..model import SETR, SETRConfig
-from .config import check_facts, own_config, side_of, square_grid
+from ..model import SETR, Segmenter, SETRConfig
+from .config import Config, check_facts, own_config, side_of, square_grid
 from .keys import Translation, translate
 from .tensors import Source, digest, naming, read_tensors
 
@@ -65,7 +65,7 @@ class LoadReport:
 
 
 def load_weights(
-    model: SETR,
+    model: Segmenter,
     source: Source,
     strict_head: bool = True,
     table_size: int | Size | None = None,
@@ -113,7 +113,7 @@ def load_weights(
 
 
 def _fit(
-    model: SETR,
+    model: Segmenter,
     state: Mapping[str, Tensor],
     found: Translation,
     report: LoadReport,
@@ -134,7 +134,7 @@ def _fit(
                 wrong.append(f"{key} has no place in the model")
             continue
         try:
-            if name.endswith("pos_embed"):
+            if isinstance(model, SETR) and name.endswith("pos_embed"):
                 tensor = _positions(name, tensor, model, found, report, grid)
             elif name.endswith("patch_embed.proj.weight"):
                 tensor = _channels(name, tensor, state[name], report)
@@ -209,7 +209,7 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
-def load_pretrained(model: SETR, name: str) -> LoadReport:
+def load_pretrained(model: Segmenter, name: str) -> LoadReport:
     """Fill a model's encoder from a timm model by name (fetched), or all of it from a file.
 
     Raises:
@@ -243,7 +243,9 @@ def load_pretrained(model: SETR, name: str) -> LoadReport:
 # ---- tensors on the way
 
 
-def _table_grid(table_size: int | Size | None, config: Any, model: Any) -> Size | None:
+def _table_grid(
+    table_size: int | Size | None, config: Config | None, model: Segmenter
+) -> Size | None:
     """The patch grid of the file's position table, if it is known."""
     if table_size is not None:
         return patch_grid(as_size(table_size, "table_size"), model.config.patch_size)
@@ -253,7 +255,12 @@ def _table_grid(table_size: int | Size | None, config: Any, model: Any) -> Size 
 
 
 def _positions(
-    name: str, table: Tensor, model: Any, found: Translation, report: LoadReport, old: Size | None
+    name: str,
+    table: Tensor,
+    model: SETR,
+    found: Translation,
+    report: LoadReport,
+    old: Size | None,
 ) -> Tensor:
     """The file's position table for the model's grid; the report says what was done."""
     if table.ndim != 3 or len(table) != 1 or table.shape[2] != model.config.width:
@@ -354,7 +361,7 @@ def inflate(weight: Tensor, channels: int) -> Tensor:
 
 
 def save_checkpoint(
-    model: Any, path: str | os.PathLike[str], half: bool = False, **about: Any
+    model: Segmenter, path: str | os.PathLike[str], half: bool = False, **about: Any
 ) -> None:
     """Write weights and configuration to one safetensors file, whole or not at all.
 

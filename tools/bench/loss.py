@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setr_lib.losses.strips import upsample_cross_entropy
+from setr_lib import upsample_cross_entropy
 
 from .common import added_memory, compare
 
