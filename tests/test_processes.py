@@ -9,9 +9,11 @@ import sys
 import pytest
 import torch
 from conftest import small_config
+from own_folder import make_folder
 from torch import nn
 
-from setr_lib import load_checkpoint, load_record, train
+from setr_lib import SETR, load_checkpoint, load_record, train
+from setr_lib.losses.cross_entropy import heads_loss
 from setr_lib.training.devices import RunOptions, split_batch
 from setr_lib.training.loop import Run
 
@@ -84,6 +86,16 @@ def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path, recipe, ba
         one = gradients(dataclasses.replace(recipe, average=average), *batch)
         for rank in (0, 1):
             assert_close(one, torch.load(tmp_path / f"{average}{micro}{rank}"))
+
+
+def test_parts_weigh_as_much_as_their_classes(recipe, batch, monkeypatch):
+    """With class weights and the mean over valid pixels, parts have the gradient of the whole."""
+    monkeypatch.setattr(SETR, "loss", heads_loss)
+    whole = dataclasses.replace(recipe, average="valid", class_weights=True)
+    one = gradients(whole, *batch)
+    assert_close(one, gradients(dataclasses.replace(whole, micro_batch=1), *batch))
+    plain = gradients(dataclasses.replace(whole, class_weights=False), *batch)
+    assert one["loss"] != plain["loss"]
 
 
 def test_two_processes_stop_and_resume_as_one_run(tmp_path, recipe):
@@ -293,10 +305,12 @@ LAUNCHERS = {
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launchers_of_the_command_line_start_one_run(tmp_path, launcher):
     """Two processes that know of each other, and one that speaks."""
-    flags = {"--steps": "1", "--device": "cpu", "--batch": "2", "--out": str(tmp_path / "run")}
+    data = f"folder:{make_folder(tmp_path / 'data')}"
+    flags = {"--dataset": data, "--device": "cpu", "--steps": "1", "--batch": "2"}
+    flags |= {"--out": str(tmp_path / "run")}
     words = ["train", "shapes_naive_tiny", "--quiet", *(w for pair in flags.items() for w in pair)]
     start = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "setr_lib"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*start, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_record(tmp_path / "run")["sessions"][0]["processes"] == 2

@@ -171,6 +171,31 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
     assert how["protocol"] == TestProtocol((32, 32), (9, 9), recipe.scale, "short")
 
 
+def test_class_weights_are_counted_on_all_labels(small_recipe, monkeypatch):
+    """And the loss gets them only where the recipe says so."""
+    from setr_lib.losses.cross_entropy import class_weights
+
+    seen = []
+    monkeypatch.setattr(
+        SETR, "loss", lambda *_, **how: seen.append(how) or torch.zeros(1, requires_grad=True).sum()
+    )
+    for switch in (False, True):
+        recipe = dataclasses.replace(small_recipe, class_weights=switch)
+        job = Run(recipe, None, "data", RunOptions(device="cpu"), False)
+        images, labels = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
+        job.train_step([(images, labels)])
+    assert "weight" not in seen[0]
+    wanted = class_weights([job.data[n][1] for n in range(len(job.data))], 8)
+    assert torch.equal(seen[1]["weight"], wanted)
+
+
+def test_a_checkpoint_carries_the_protocol_of_its_run(tmp_path, small_recipe):
+    recipe = dataclasses.replace(small_recipe, window=(32, 32), stride=(16, 16))
+    run(recipe, tmp_path, steps=1)
+    about = load_checkpoint(tmp_path / "last.safetensors")[1]
+    assert about["protocol"] == json.loads(json.dumps(dataclasses.asdict(recipe.protocol)))
+
+
 def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
     """The baseline takes the same loop, and its file says which network it holds."""
     from setr_lib.baselines.fcn import FCN, FCNConfig
