@@ -173,7 +173,7 @@ def test_a_record_can_be_believed(name):
     assert {"processor", "threads"} <= set(record["hardware"]) and "torch" in record["versions"]
     if "recipe" in record:
         from setr_lib import Recipe, scores
-        from setr_lib.training.recipes import recipe_hash
+        from setr_lib.training.recipe import recipe_hash
 
         assert record["finished"] and recipe_hash(record["recipe"]) == record["recipe_hash"]
         assert Recipe.from_dict(record["recipe"]).total_steps == record["step"]

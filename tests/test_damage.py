@@ -116,11 +116,11 @@ def test_a_damaged_pair_is_left_out_of_training(tmp_path, folder, capsys, damage
 def test_the_crop_of_a_damaged_pair_is_cut_from_the_next_one(folder):
     """With the crop's own random numbers; all other crops stay what they were."""
     recipe = folder_recipe(folder)
-    whole = TrainingStream(load_dataset(recipe.dataset, "train"), recipe)
+    whole = TrainingStream(load_dataset(recipe.dataset, "train"), recipe.transform, recipe.seed)
     crops = [whole[number] for number in range(24)]
     order = whole.order(1)
     cut_off(folder, f"images/train/{whole.data.file(order[4]).rpartition('/')[2]}")
-    stream = TrainingStream(load_dataset(recipe.dataset, "train"), recipe)
+    stream = TrainingStream(load_dataset(recipe.dataset, "train"), recipe.transform, recipe.seed)
     changed = [n for n in range(24) if not torch.equal(stream[n][0], crops[n][0])]
     assert changed == [whole.order(0).tolist().index(order[4]), 12 + 4]
     image, label = whole.data[order[5]]
@@ -181,7 +181,7 @@ def test_workers_cut_the_same_crops_however_they_are_started(folder, method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
     job = Run(folder_recipe(folder), None, "data", RunOptions(device="cpu", workers=1), False)
-    wanted = default_collate([TrainingStream(job.data, job.recipe)[n] for n in range(4)])
+    wanted = default_collate([job.stream[n] for n in range(4)])
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)
     try:

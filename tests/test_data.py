@@ -75,7 +75,9 @@ def first_crops(stream):
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_crops_are_equal_however_a_worker_is_started(method, small_recipe):
     """Also where it imports everything afresh and knows nothing of a patch of this process."""
-    stream = TrainingStream(load_dataset("shapes", "train"), small_recipe)
+    stream = TrainingStream(
+        load_dataset("shapes", "train"), small_recipe.transform, small_recipe.seed
+    )
     with multiprocessing.get_context(method).Pool(1) as pool:
         theirs = pool.apply(first_crops, (stream,))
     for ours, other in zip(first_crops(stream), theirs, strict=True):

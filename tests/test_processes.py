@@ -3,13 +3,17 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import small_config
+from own_folder import make_folder
 from torch import nn
 
-from setr_lib import load_checkpoint, train
+from setr_lib import SETR, load_checkpoint, load_record, train
+from setr_lib.losses.cross_entropy import heads_loss
 from setr_lib.training.devices import RunOptions, split_batch
 from setr_lib.training.loop import Run
 
@@ -38,7 +42,7 @@ def gradients(recipe, images, labels, execution=CPU):
     share = list(range(job.team.rank, recipe.batch, job.team.size))
     parts = [share[i :: job.accumulate] for i in range(job.accumulate)]
     job.train_step([(images[part], labels[part]) for part in parts])
-    job.look_at_losses()
+    job.read_losses()
     return {"loss": torch.tensor(job.loss), **{n: p.grad for n, p in job.model.named_parameters()}}
 
 
@@ -53,9 +57,7 @@ def assert_close(one, two):
 def launch(function, *arguments):
     """Two processes on the CPU, started as from a notebook."""
     from accelerate import notebook_launcher
-    from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # a `Run` of its own leaves one
     port = str(20_000 + os.getpid() % 10_000)
     notebook_launcher(function, arguments, num_processes=2, use_port=port)
 
@@ -86,6 +88,16 @@ def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path, recipe, ba
             assert_close(one, torch.load(tmp_path / f"{average}{micro}{rank}"))
 
 
+def test_parts_weigh_as_much_as_their_classes(recipe, batch, monkeypatch):
+    """With class weights and the mean over valid pixels, parts have the gradient of the whole."""
+    monkeypatch.setattr(SETR, "loss", heads_loss)
+    whole = dataclasses.replace(recipe, average="valid", class_weights=True)
+    one = gradients(whole, *batch)
+    assert_close(one, gradients(dataclasses.replace(whole, micro_batch=1), *batch))
+    plain = gradients(dataclasses.replace(whole, class_weights=False), *batch)
+    assert one["loss"] != plain["loss"]
+
+
 def test_two_processes_stop_and_resume_as_one_run(tmp_path, recipe):
     """3 + 5 steps, the stop asked of one process only, equal 8 to the last bit; with workers."""
     do_step = Run.train_step
@@ -113,8 +125,6 @@ def test_two_processes_stop_and_resume_as_one_run(tmp_path, recipe):
         for name in ("one", "two")
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
-    from setr_lib import load_record
-
     sessions = load_record(tmp_path / "two")["sessions"]
     assert [(s["step"], s["processes"]) for s in sessions] == [(0, 2), (3, 2)]
 
@@ -185,7 +195,8 @@ def test_autocast_computes_the_network_in_bf16_and_the_loss_in_float32(recipe, b
     seen = []
     small = job.model.small_logits
     job.model.small_logits = lambda x: seen.extend(small(x)) or seen
-    loss = job.learner(images, labels)
+    with job.autocast:
+        loss = job.learner(images, labels)
     assert all(s.dtype == torch.bfloat16 for s, _ in seen) and loss.dtype == torch.float32
     main, *aux = (
         F.cross_entropy(
@@ -254,14 +265,56 @@ def test_the_callers_own_accelerator_lives_on(tmp_path, recipe):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)
     mine = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=3)
     train(recipe, tmp_path, steps=1, progress=False, execution=CPU)
     assert mine.mixed_precision == "bf16" and mine.gradient_accumulation_steps == 3
     layer = mine.prepare(nn.Linear(2, 2))
     mine.backward(layer(torch.ones(1, 2)).sum())
     assert layer.weight.grad is not None and mine.device.type == "cpu"
-    AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)  # or no test could launch processes
+
+
+def test_a_process_group_ends_with_the_run_that_made_it(tmp_path, recipe):
+    """Also with one that was stopped; the caller's own lives on."""
+    import torch.distributed as dist
+
+    def work():
+        train(recipe, tmp_path / "one", steps=1, progress=False, execution=CPU)
+        alone = not dist.is_initialized()
+        dist.init_process_group("gloo")
+        train(recipe, tmp_path / "two", steps=1, progress=False, execution=CPU)
+        number = torch.ones(1)
+        dist.all_reduce(number)
+        dist.destroy_process_group()
+        if alone and number == 2:
+            (tmp_path / f"right{os.environ['RANK']}").touch()
+
+    launch(work)
+    assert (tmp_path / "right0").exists() and (tmp_path / "right1").exists()
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    "accelerate launch": [
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+        f"--main_process_port={30_000 + os.getpid() % 10_000}",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_of_the_command_line_start_one_run(tmp_path, launcher):
+    """Two processes that know of each other, and one that speaks."""
+    data = f"folder:{make_folder(tmp_path / 'data')}"
+    flags = {"--dataset": data, "--device": "cpu", "--steps": "1", "--batch": "2"}
+    flags |= {"--out": str(tmp_path / "run")}
+    words = ["train", "shapes_naive_tiny", "--quiet", *(w for pair in flags.items() for w in pair)]
+    start = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "setr_lib"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_record(tmp_path / "run")["sessions"][0]["processes"] == 2
+    assert done.stdout.count("the record is") == 1
 
 
 def test_who_waits_for_other_processes_says_so(capsys, monkeypatch):
@@ -300,7 +353,7 @@ def test_the_gpu_is_the_default_whoever_made_it(monkeypatch, kind):
 @pytest.mark.parametrize("device, index", [("mps", []), ("cuda:1", [torch.device("cuda:1")])])
 def test_random_numbers_of_a_gpu_are_kept(monkeypatch, device, index):
     """Apple's functions take no device, the others do."""
-    from setr_lib.training.devices import rng_state, set_rng_state
+    from setr_lib.training.checkpoint import rng_state, set_rng_state
 
     device, kept = torch.device(device), torch.arange(3)
     calls = []
@@ -333,30 +386,27 @@ def test_crops_are_copied_ahead_on_cuda_only(recipe, batch, monkeypatch, kind, e
     assert seen == [early, early]
 
 
-def test_one_of_several_gpus_may_be_named(recipe, monkeypatch):
+def test_one_of_several_gpus_may_be_named(monkeypatch):
     """`cuda:1` of one process; several processes have one each."""
-    from setr_lib.training import devices as execution
-    from setr_lib.training.devices import Processes
+    from setr_lib.training.devices import own_device
 
-    class Fake:
-        num_processes, process_index, is_main_process = 1, 0, True
-        device = torch.device("cuda")
-
-        def __init__(self, **_):
-            pass
-
-    monkeypatch.setattr(execution, "Accelerator", Fake)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Processes(RunOptions(device="cuda:1")).device == torch.device("cuda:1")
-    assert Processes(RunOptions(device="cuda")).device == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(RunOptions(device="cuda:1"), 1) == torch.device("cuda:1")
+    assert own_device(RunOptions(device="cuda"), 1) == torch.device("cuda")
+    assert own_device(RunOptions(device="cpu"), 2) == torch.device("cpu")
+    assert own_device(RunOptions(), 2) == torch.device("cuda:1")
     with pytest.raises(ValueError, match="device is 'cuda:2', torch offers"):
-        Processes(RunOptions(device="cuda:2"))
-    monkeypatch.setattr(Fake, "num_processes", 2)
-    monkeypatch.setattr(execution.dist, "new_group", lambda **_: None)
+        own_device(RunOptions(device="cuda:2"), 1)
     with pytest.raises(ValueError, match="device is 'cuda:1'"):
-        Processes(RunOptions(device="cuda:1"))
+        own_device(RunOptions(device="cuda:1"), 2)
     with pytest.raises(ValueError, match="compile and activation_checkpointing"):
-        Processes(RunOptions(device="cuda", compile=True, activation_checkpointing=True))
+        own_device(RunOptions(device="cuda", compile=True, activation_checkpointing=True), 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 2 of this machine, which has 2 GPUs"):
+        own_device(RunOptions(), 3)
 
 
 @pytest.mark.gpu

@@ -14,8 +14,9 @@ from own_folder import folder_recipe, make_folder, train_small
 from setr_lib import load_checkpoint, load_record
 from setr_lib.training import checkpoint as states
 from setr_lib.training.checkpoint import claim
-from setr_lib.training.loop import Run, way_on
+from setr_lib.training.loop import Run
 from setr_lib.training.recipes import replace
+from setr_lib.training.record import way_on
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_facts_that_differ_are_named_with_both_values(tmp_path, recipe):
     out = tmp_path / "run"
     train_small(recipe, out, steps=2)
     wider = replace(recipe, lr=0.5, average="all")
-    with pytest.raises(ValueError, match="rate is 0.001 there and 0.5 here; average is 'valid'"):
+    with pytest.raises(ValueError, match="lr is 0.001 there and 0.5 here; average is 'valid'"):
         train_small(wider, out, steps=3, resume=True)
     assert train_small(recipe, out, steps=3, resume=True)["step"] == 3
 

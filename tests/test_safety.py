@@ -19,6 +19,7 @@ from conftest import small_config
 from own_folder import folder_recipe, make_folder
 
 from setr_lib import SETR, load_checkpoint, train
+from setr_lib.training import checkpoint
 from setr_lib.training import loop as training
 from setr_lib.training.checkpoint import has_state, load_state, save_state
 from setr_lib.training.devices import RunOptions
@@ -68,7 +69,7 @@ def in_a_process(function, *arguments):
 
 def restless(recipe, out):
     """Train, or go on, and save in every step."""
-    training.SAVE_SECONDS, training.SAVE_SHARE = -1.0, math.inf
+    checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = -1.0, math.inf
     run(recipe, out, resume=has_state(out / "state"))
 
 
@@ -89,7 +90,7 @@ def save(file, config):
     save_checkpoint(SETR(config), file)
 
 
-@pytest.mark.parametrize("optimiser, workers", [("adamw", 0), ("sgd", 2)])
+@pytest.mark.parametrize("optimizer, workers", [("adamw", 0), ("sgd", 2)])
 def test_stop_and_resume_equals_one_run(tmp_path, small_recipe, optimizer, workers):
     """Twelve steps straight and 5 + 7 through a checkpoint, in mid-epoch: equal to the last bit."""
     recipe = dataclasses.replace(small_recipe, optimizer=optimizer, photometric=True)
@@ -128,10 +129,30 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, small_recipe, monkeypa
     run(small_recipe, tmp_path, steps=3)
     before = files_of(tmp_path)
     monkeypatch.setattr(SETR, "loss", lambda *a, **k: torch.tensor(math.nan, requires_grad=True))
-    words = r"nan in step 4 at the rate \S+; the batch was shapes number \d+, shapes number \d+"
+    words = r"nan in step 4 at the learning rate \S+; the batch was (shapes number \d+(, )?){2}\."
     with pytest.raises(FloatingPointError, match=words):
         run(small_recipe, tmp_path, resume=True)
     assert files_of(tmp_path) == before
+
+
+def test_weights_that_nobody_could_load_are_not_written(tmp_path, small_recipe, monkeypatch):
+    """The last step's loss was a number, what it made of the weights is none; before that is kept.
+
+    On a GPU, too: what is looked at before a saving are the weights, not only the losses.
+    """
+    do_step = Run.train_step
+
+    def ruin_step_six(job, batch):
+        do_step(job, batch)
+        if job.step == 6:
+            job.model.encoder.cls_token.data[..., 0] = math.inf
+
+    run(small_recipe, tmp_path, steps=5)
+    before = files_of(tmp_path)
+    monkeypatch.setattr(Run, "train_step", ruin_step_six)
+    with pytest.raises(FloatingPointError, match="weights are no numbers any more in step 6 at"):
+        run(small_recipe, tmp_path, resume=True)
+    assert files_of(tmp_path) == before and weights(tmp_path)
 
 
 def test_a_run_is_not_overwritten(tmp_path, small_recipe):

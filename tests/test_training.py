@@ -56,7 +56,7 @@ def test_best_is_the_best_evaluation(tmp_path, small_recipe, monkeypatch):
 
 @pytest.mark.parametrize("steps", [0, 13])
 def test_steps_lie_in_the_schedule(tmp_path, small_recipe, steps):
-    with pytest.raises(ValueError, match=f"steps is {steps}; the schedule .* has 12"):
+    with pytest.raises(ValueError, match=f"steps is {steps}; .* has 12 in all"):
         run(small_recipe, tmp_path, steps=steps)
     assert not any(tmp_path.iterdir())
 
@@ -114,7 +114,7 @@ def test_every_parameter_is_in_one_group(decoder):
 
 
 def test_an_epoch_visits_every_image_once(small_recipe):
-    stream = TrainingStream(Shapes("train"), small_recipe)
+    stream = TrainingStream(Shapes("train"), small_recipe.transform, small_recipe.seed)
     epochs = [[stream.place(12 * e + i) for i in range(12)] for e in range(2)]
     for number, epoch in enumerate(epochs):
         assert sorted(epoch) == [(number, i) for i in range(12)]
@@ -147,10 +147,10 @@ def test_the_step_of_a_bad_loss_is_named_also_when_looked_at_late(small_recipe):
     job = Run(small_recipe, None, "data", RunOptions(device="cpu"), False)
     job.step = 9
     job.pending = [torch.tensor(v) for v in (1.0, 2.0, math.inf, math.nan)]
-    stream = TrainingStream(job.data, small_recipe)
+    stream = job.stream
     files = ", ".join(job.data.file(stream.place(number)[1]) for number in (14, 15))
     with pytest.raises(FloatingPointError, match=f"is inf in step 8 .*the batch was {files}\\."):
-        job.look_at_losses()
+        job.read_losses()
 
 
 def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
@@ -171,14 +171,39 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
     assert how["protocol"] == TestProtocol((32, 32), (9, 9), recipe.scale, "short")
 
 
+def test_class_weights_are_counted_on_all_labels(small_recipe, monkeypatch):
+    """And the loss gets them only where the recipe says so."""
+    from setr_lib.losses.cross_entropy import class_weights
+
+    seen = []
+    monkeypatch.setattr(
+        SETR, "loss", lambda *_, **how: seen.append(how) or torch.zeros(1, requires_grad=True).sum()
+    )
+    for switch in (False, True):
+        recipe = dataclasses.replace(small_recipe, class_weights=switch)
+        job = Run(recipe, None, "data", RunOptions(device="cpu"), False)
+        images, labels = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
+        job.train_step([(images, labels)])
+    assert "weight" not in seen[0]
+    wanted = class_weights([job.data[n][1] for n in range(len(job.data))], 8)
+    assert torch.equal(seen[1]["weight"], wanted)
+
+
+def test_a_checkpoint_carries_the_protocol_of_its_run(tmp_path, small_recipe):
+    recipe = dataclasses.replace(small_recipe, window=(32, 32), stride=(16, 16))
+    run(recipe, tmp_path, steps=1)
+    about = load_checkpoint(tmp_path / "last.safetensors")[1]
+    assert about["protocol"] == json.loads(json.dumps(dataclasses.asdict(recipe.protocol)))
+
+
 def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
     """The baseline takes the same loop, and its file says which network it holds."""
     from setr_lib.baselines.fcn import FCN, FCNConfig
-    from setr_lib.training import loop
+    from setr_lib.training import checkpoint, loop
     from setr_lib.weights.config import config_from_checkpoint
     from setr_lib.weights.load import load_pretrained
 
-    monkeypatch.setattr(loop, "save_state", lambda *_: None)  # half a gigabyte
+    monkeypatch.setattr(checkpoint, "save_state", lambda *_: None)  # half a gigabyte
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: torch.eye(8).long())
     recipe = dataclasses.replace(small_recipe, config=FCNConfig(50, 8))
     record = run(recipe, tmp_path, steps=1)

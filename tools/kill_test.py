@@ -22,6 +22,7 @@ import torch
 from setr_lib import load_checkpoint, load_record, train
 from setr_lib.data.load import Shapes
 from setr_lib.model import SETRConfig
+from setr_lib.training import checkpoint
 from setr_lib.training import loop as training
 from setr_lib.training.checkpoint import has_state
 from setr_lib.training.devices import RunOptions
@@ -52,7 +53,7 @@ def recipe(steps: int) -> Recipe:
 def one_life(steps: int, out: Path) -> None:
     """Train until the end, or until somebody kills this process."""
     torch.set_num_threads(1)
-    training.SAVE_SECONDS, training.SAVE_SHARE = 0.2, 1.0
+    checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = 0.2, 1.0
     training.load_dataset = lambda _, split, *__: FewShapes(split)
     execution = RunOptions(device="cpu", workers=2)
     train(recipe(steps), out, has_state(out / "state"), execution=execution, progress=False)

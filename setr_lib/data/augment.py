@@ -14,31 +14,28 @@ from torch.utils.data import Dataset, default_collate
 from ..files import reason
 from ..geometry import IGNORE, Size
 from ..images import fit_inside, normalise, resize_image, resize_label
-from ..training.recipes import Recipe
 from .files import Pair, PairDataset
 
 
 class TrainingStream(Dataset):
-    """The endless row of training crops; crop number n is the same in every run of a recipe.
+    """The endless row of training crops; crop number n is the same in every run with one seed.
 
     Numbers run through shuffled epochs. A crop's randomness comes from (seed, n) alone, so workers,
     interruptions and processes change nothing. A pair that cannot be read is left out: its crops
     are cut from the next pair of the epoch's order, so that crop n stays the same in every run on
     the same files.
 
+    Args:
+        data: from `load_dataset`.
+        transform: how a crop is cut from a pair; a recipe has one, `recipe.transform`.
+        seed: of the order and of every crop.
+
     Attributes:
         left_out: what is wrong with each pair that was left out since the last `collate`, by file.
     """
 
-    def __init__(self, data: PairDataset, recipe: Recipe) -> None:
-        self.data, self.seed = data, recipe.seed
-        self.transform = TrainTransform(
-            recipe.crop,
-            recipe.scale,
-            recipe.ratio_range,
-            photometric=recipe.photometric,
-            whole_scale=recipe.whole_scale,
-        )
+    def __init__(self, data: PairDataset, transform: "TrainTransform", seed: int) -> None:
+        self.data, self.transform, self.seed = data, transform, seed
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
         self.left_out: dict[str, str] = {}
 

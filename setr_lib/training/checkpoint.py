@@ -1,24 +1,121 @@
-"""The state of a run on disk: whole or not at all, and always one more before it."""
+"""A run on disk: its state, whole or not at all and always one more before it, and its weights."""
 
 # state/last.pt is the newest, state/previous.pt the one before, state/lock is held by who writes.
 
 import os
+import time
 import zipfile
+from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..files import clear_leftovers, in_field_words, reason, whole_file
+from ..files import clear_leftovers, in_field_words, read_json, reason, whole_file
+from ..weights.load import load_pretrained, save_checkpoint
+from .devices import Processes
+from .recipes import Recipe
+from .record import diverged, write_files
 
+if TYPE_CHECKING:
+    from .loop import Run
+
+SAVE_SECONDS = 60.0  # between savings of state/: what a killed run loses at most. Longer where
+SAVE_SHARE = 0.05  # a saving would take more than this share of the time
 WAIT = 2.0  # seconds for the lock: workers of a process that was killed may hold it for an instant
 CONTENT: dict[str, Any] = {  # of a state; older ones have no classes and no images
     "recipe": (dict, str), "step": int, "seconds": (int, float), "started": str, "sessions": list,
     "evaluations": list, "log": list, "model": dict, "optimizer": dict,
     "scaler": (dict, type(None)), "rng": list,
 }  # fmt: skip
+KEPT = ("step", "seconds", "started", "sessions", "evaluations", "log")  # of a run, as they are
+
+
+def open_run(run: "Run", resume: bool, steps: int) -> None:
+    """Begin a new run in its folder, or find the place where an old one stopped.
+
+    Raises:
+        ValueError: if there are fewer steps in the schedule, or more behind the run.
+        FileExistsError: if the folder holds a run, or another is writing there.
+        FileNotFoundError: if there is nothing to resume from.
+    """
+    if not 1 <= steps <= run.recipe.total_steps:
+        raise ValueError(
+            f"steps is {steps}; {run.recipe.name} has {run.recipe.total_steps} in all "
+            "(another number: total_steps=N, on the command line --total-steps N)"
+        )
+    state, team = run.out / "state", run.team
+    if resume and not has_state(state):
+        raise FileNotFoundError(f"there is no {state}/last.pt to resume from; start without resume")
+    run.lock = claim_together(state, team)
+    if resume:
+        restore(run)
+        if run.step > steps:
+            raise ValueError(
+                f"steps is {steps}; {run.out} has {run.step} behind it already: choose more"
+            )
+    elif (run.out / "record.json").exists() or has_state(state):
+        raise FileExistsError(
+            f"{run.out} holds a run already; go on with resume=True (--resume), or choose "
+            "another folder"
+        )
+    elif run.recipe.pretrained:
+        for turn in (True, False):  # the main process fetches, the others find
+            if team.is_main == turn:
+                team.say(str(load_pretrained(run.model, run.recipe.pretrained)))
+            team.wait()
+    if team.is_main:
+        clear_run(run.out)
+        if resume:
+            write_files(run)  # a killed run may have left older ones
+
+
+def save(run: "Run") -> None:
+    """Write the state, then what is made from it; each file whole or not at all.
+
+    Raises:
+        FloatingPointError: if a step whose own loss was a number has left weights that are none:
+            nobody could load them.
+        OSError: if a file cannot be written.
+    """
+    began = time.monotonic()
+    run.tick()
+    if any(run.team.total(not is_finite(run.model))):
+        raise diverged(run, "weights are no numbers any more", run.step - 1)
+    state = state_of(run)
+    if run.team.is_main:
+        save_state(run.out / "state", state)
+        write_files(run)
+    run.team.wait()
+    run.saving = SavingTimes(began)
+
+
+def save_weights(run: "Run", name: str) -> None:
+    """`best.safetensors` or `last.safetensors`: weights that know what they were made by."""
+    save_checkpoint(
+        run.model,
+        run.out / f"{name}.safetensors",
+        classes=run.data.classes,
+        palette=run.data.palette,
+        recipe=run.recipe.to_dict(),
+        protocol=asdict(run.recipe.protocol),
+        step=run.step,
+    )
+
+
+class SavingTimes:
+    """When a state was saved last, and how long that took."""
+
+    def __init__(self, began: float | None = None) -> None:
+        self.ended = time.monotonic()
+        self.took = self.ended - (self.ended if began is None else began)
+
+    def due(self) -> bool:
+        """Whether it is time for the next saving."""
+        return time.monotonic() - self.ended > max(SAVE_SECONDS, self.took / SAVE_SHARE)
 
 
 def has_state(folder: Path) -> bool:
@@ -53,6 +150,117 @@ def claim(folder: Path) -> FileLock:
     except OSError:
         pass
     return lock
+
+
+def claim_together(folder: Path, team: Processes) -> FileLock | None:
+    """`claim` by the main process; all hear if it is not possible. None in the others."""
+    lock, refusal = None, None
+    if team.is_main:
+        try:
+            lock = claim(folder)
+        except OSError as error:
+            refusal = error
+    for refused in team.gather(refusal):
+        if refused:
+            raise refused
+    if lock and not lock.is_locked:
+        team.say(f"{folder.parent} cannot be locked there; take care that no other run uses it")
+    return lock
+
+
+def state_of(run: "Run") -> dict[str, Any]:
+    """All that the rest of a run depends on; every process has to call this."""
+    chance = run.team.gather(rng_state(run.device))
+    return {
+        "recipe": run.recipe.to_dict(),
+        "classes": list(run.data.classes),
+        "images": run.images,
+        **{name: getattr(run, name) for name in KEPT},
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "rng": chance,
+    }
+
+
+def restore(run: "Run") -> None:
+    """Bring a run to where its newest whole state is.
+
+    Raises:
+        ValueError: if no state is whole, or it is one of another recipe, network or data set.
+    """
+    folder = run.out / "state"
+    state, notice = load_state(folder)
+    if isinstance(state["recipe"], str):  # an older state: a hash, its facts in the record
+        record = read_json(run.out / "record.json")
+        state |= {name: record.get(name) for name in ("recipe", "classes", "images")}
+    compare(run, state)
+    run.team.wait()
+    if notice and run.team.is_main:
+        run.team.say(notice)
+        retire_damaged(folder)
+    try:
+        for name in KEPT:
+            setattr(run, name, state[name])
+        run.model.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            run.scaler.load_state_dict(state["scaler"])
+        if run.team.rank < len(state["rng"]):
+            set_rng_state(state["rng"][run.team.rank], run.device)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} does not hold the state of this network ({reason(error)}); "
+            "start again in another folder"
+        ) from error
+
+
+def compare(run: "Run", state: dict[str, Any]) -> None:
+    """Refuse to go on by other facts or with other classes; say it if the images changed."""
+    wrong = Recipe.from_dict(state["recipe"]).differences(run.recipe)
+    pairs = zip_longest(state.get("classes") or (), run.data.classes)
+    wrong += [
+        f"class {k} is {old!r} there and {new!r} here"
+        for k, (old, new) in enumerate(pairs)
+        if old != new
+    ]
+    if wrong:
+        raise ValueError(
+            f"{run.out} was trained by other facts: {'; '.join(wrong)}. Resume with those of "
+            "before, or start in another folder"
+        )
+    if (images := state.get("images")) != run.images:
+        run.team.say(
+            f"{run.recipe.dataset} has changed: {images} images there, {run.images} here; "
+            "from here on the run sees other crops than it would have seen"
+        )
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether all weights are numbers; infinite ones and NaN make a file that nobody can load."""
+    floats = [t for t in model.state_dict().values() if t.is_floating_point()]
+    return bool(torch.stack([t.isfinite().all() for t in floats]).all())
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's random numbers in this process."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(*_index(device))
+    return states
+
+
+def set_rng_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """The way back; a state from another kind of device is passed over."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type != "cpu" and device.type in states:
+        module = torch.get_device_module(device)
+        module.set_rng_state(states[device.type].cpu(), *_index(device))
+
+
+def _index(device: torch.device) -> list[torch.device]:
+    """Which device's random numbers are meant: Apple has one, and its functions take none."""
+    return [] if device.type == "mps" else [device]
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

@@ -1,34 +1,34 @@
 """How a run is executed: device, processes, precision, switches. No number of a recipe is here.
 
-Processes, mixed precision and the loss scale of 16-bit floats are Hugging Face Accelerate's.
+Processes are torch's own. torchrun, `accelerate launch` and `accelerate.notebook_launcher` start
+them and say in the environment who is who: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 """
 
 import ctypes
+import functools
+import itertools
 import os
 import signal
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import GradientAccumulationPlugin
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ..encoder import TokenEncoder
-from ..files import say
+from ..files import reason, say
 from ..model import SETRConfig
 from .recipes import Recipe
 
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -77,47 +77,10 @@ def default_device() -> str:
     return found.type if found else "cpu"
 
 
-@contextmanager
-def own_accelerate() -> Iterator[None]:
-    """Let a run have Accelerate's state for itself, and give back what was there.
-
-    Accelerate keeps one state per process. An earlier run, or the caller's own Accelerator, may
-    have made another one than this run needs, and must find it as it was.
-    """
-    kinds = (PartialState, AcceleratorState, GradientState)
-    before = [dict(kind._shared_state) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, state in zip(kinds, before):
-            kind._shared_state.clear()
-            kind._shared_state.update(state)
-
-
-@contextmanager
-def patience(seconds: float = 10.0) -> Iterator[None]:
-    """Say for whom this process waits, if the others of a launcher take long to come."""
-    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-    names = (*sizes, "RANK", "LOCAL_RANK")
-    found = {name: os.environ[name] for name in names if os.environ.get(name)}
-    where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
-    text = (
-        "still waiting for other processes to come to " + where + ", as the environment says: "
-        + ", ".join(f"{name}={value}" for name, value in found.items())
-        + ". If nobody started others (schedulers leave such variables behind), unset them"
-    )  # fmt: skip
-    timer = threading.Timer(seconds, say, (text, sys.stderr))
-    timer.daemon = True
-    if any(found.get(name, "1") != "1" for name in sizes):
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 class Processes:
     """The processes of a run: this one, or all that a launcher has started.
+
+    A process group that is there already, the caller's own, is used and lives on.
 
     Attributes:
         size, rank: how many processes there are, and which one this is.
@@ -125,49 +88,61 @@ class Processes:
         device: where this process computes.
     """
 
-    def __init__(self, execution: RunOptions, find_unused: bool = False) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # see `own_accelerate`
-        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            if os.environ.get(name) == "":  # set, and yet not
-                del os.environ[name]
-        device = torch.device(str(execution.device))
-        with patience():
-            self.accelerator = Accelerator(
-                cpu=device.type == "cpu",
-                mixed_precision=PRECISIONS[execution.precision],
-                # Said here, as Accelerate would else read it from the environment. The loop
-                # accumulates by itself; `backward` divides by this.
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-                kwargs_handlers=[
-                    DistributedDataParallelKwargs(
-                        find_unused_parameters=find_unused, gradient_as_bucket_view=True
-                    )
-                ],
-            )
-            self.size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+    def __init__(self, options: RunOptions) -> None:
+        launched = int(os.environ.get("WORLD_SIZE") or 1)
+        group = dist.is_available() and dist.is_initialized()
+        self.size = dist.get_world_size() if group else launched
+        self.device = own_device(options, self.size)
+        self.made = self.size > 1 and not group
+        if self.made:
+            meet(self.device)
+        self.rank = dist.get_rank() if self.size > 1 else 0
+        self.is_main = self.rank == 0
+        if self.size > 1:
             # Small numbers go from host to host, so that no GPU is waited for.
-            self.hosts: Any = dist.new_group(backend="gloo") if self.size > 1 else None
-        self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
-        if device.index is not None and self.size == 1 and device.index < device_count(device.type):
-            self.device = device
-        elif self.device.type != device.type or device.index is not None:
-            raise ValueError(
-                f"device is {execution.device!r}, torch offers {self.device.type!r} here; choose "
-                "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
-            )
-        if self.size > 1 and execution.compile and execution.activation_checkpointing:
-            raise ValueError(
-                "compile and activation_checkpointing do not go together in several processes: "
-                "torch may refuse to share the gradients of such a network; leave one of them out"
-            )
+            self.hosts: Any = dist.new_group(backend="gloo")
+            if self.device.type == "cpu":  # several share the cores
+                here = int(os.environ.get("LOCAL_WORLD_SIZE") or self.size)
+                share = max(1, (os.cpu_count() or 1) // here)
+                torch.set_num_threads(min(torch.get_num_threads(), share))
 
-    def total(self, *numbers: int) -> list[int]:
-        """The sum of each number over the processes."""
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After an error the others may be anywhere: to part from them could take for ever."""
+        if kind is None or not issubclass(kind, Exception):
+            self.leave()
+
+    def leave(self) -> None:
+        """End what was begun here: the process group, or only our part of the caller's."""
+        if self.size > 1:
+            dist.destroy_process_group(None if self.made else self.hosts)
+
+    def say(self, text: str) -> None:
+        """A line of the main process's, if there is something to say."""
+        if self.is_main and text:
+            say(text)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier(group=self.hosts)
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sum of each number over the processes; exact up to 2**53."""
         if self.size == 1:
             return list(numbers)
-        message = torch.tensor(numbers, dtype=torch.int64)
+        message = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(message, group=self.hosts)
         return message.tolist()
+
+    def mean(self, values: Tensor) -> list[float]:
+        """The mean of each value over the processes; waits for the device."""
+        if self.size > 1:
+            values = values.cpu()
+            dist.all_reduce(values, group=self.hosts)
+        return (values / self.size).tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""
@@ -176,6 +151,21 @@ class Processes:
             dist.all_gather_object(found, value, group=self.hosts)
         return found
 
+    def share(self, module: nn.Module, find_unused: bool) -> nn.Module:
+        """The module, so that every backward pass averages its gradients over the processes."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(
+            module,
+            device_ids=None if self.device.type == "cpu" else [self.device.index],
+            find_unused_parameters=find_unused,
+            gradient_as_bucket_view=True,
+        )
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """In here a backward pass keeps its gradients to itself, for a later one to average."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers: running means differ without SyncBN."""
         if self.size > 1:
@@ -183,28 +173,86 @@ class Processes:
                 dist.broadcast(buffer, src=0)
 
 
-def device_count(kind: str) -> int:
-    """How many devices of a kind torch sees; 0 of those that have no numbers."""
-    return getattr(getattr(torch, kind, None), "device_count", int)()
+MEETINGS = itertools.count()  # process groups that this process has formed
+
+
+def meet(device: torch.device) -> None:
+    """Form a process group with all that a launcher has started."""
+    backend = dist.get_default_backend_for_device(device.type)
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device.index)
+    with patience():
+        # Under a name of its own, or the second group would find the addresses of the first.
+        place, rank, size = meeting_place()
+        store = dist.PrefixStore(f"run {next(MEETINGS)}", place)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
+@functools.cache
+def meeting_place() -> tuple[dist.Store, int, int]:
+    """Where the processes of a launcher leave their addresses; this one's rank; how many come."""
+    return next(iter(dist.rendezvous("env://")))
+
+
+@contextmanager
+def patience(seconds: float = 10.0) -> Iterator[None]:
+    """Say for whom this process waits, if the others of a launcher take long to come."""
+    found = {name: os.environ.get(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    text = (
+        f"still waiting for other processes to come to {where}, as the environment says: "
+        + ", ".join(f"{name}={value}" for name, value in found.items() if value)
+        + ". If nobody started others (schedulers leave such variables behind), unset them"
+    )
+    timer = threading.Timer(seconds, say, (text, sys.stderr))
+    timer.daemon = True
+    if (found["WORLD_SIZE"] or "1") != "1":
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def own_device(options: RunOptions, processes: int) -> torch.device:
+    """Where this process computes; of several, each has a GPU of its own.
+
+    Raises:
+        ValueError: if torch has no such device here, or it cannot be had or used by several.
+    """
+    device, offered = torch.device(str(options.device)), default_device()
+    count = getattr(getattr(torch, device.type, None), "device_count", int)()
+    alone = device.index is None or (processes == 1 and device.index < count)
+    if device.type not in ("cpu", offered) or not alone:
+        raise ValueError(
+            f"device is {options.device!r}, torch offers {offered!r} here; choose "
+            "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
+        )
+    if processes > 1 and options.compile and options.activation_checkpointing:
+        raise ValueError(
+            "compile and activation_checkpointing do not go together in several processes: "
+            "torch may refuse to share the gradients of such a network; leave one of them out"
+        )
+    if processes == 1 or device.type == "cpu":
+        return device
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK") or 0)
+    if local >= count:
+        raise ValueError(f"this is process {local} of this machine, which has {count} GPUs: start "
+                         "as many processes as it has")  # fmt: skip
+    return torch.device(device.type, local)
 
 
 def join_processes(device: str) -> tuple[str, bool]:
-    """Meet the other processes that `torchrun` started, if it did.
+    """Meet the other processes that a launcher started, if it did.
 
     Returns:
         This process's device, and whether it is the first one, which speaks for all.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not dist.is_initialized():
-        on_gpus = torch.device(device).type == "cuda"
-        with patience():
-            dist.init_process_group("nccl" if on_gpus else "gloo")
-        if on_gpus:
-            device = "cuda"  # each process has its own
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return device, not dist.is_initialized() or dist.get_rank() == 0
+    team = Processes(RunOptions(device=device))
+    return str(team.device), team.is_main
 
 
-def prepare_network(model: Any, execution: RunOptions, team: Processes) -> Any:
+def prepare_network(model: Any, options: RunOptions, team: Processes) -> Any:
     """Move a network to its device and apply the switches; several GPUs get SyncBN.
 
     Raises:
@@ -213,17 +261,17 @@ def prepare_network(model: Any, execution: RunOptions, team: Processes) -> Any:
     if team.size > 1 and team.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(team.device)
-    if execution.channels_last:
+    if options.channels_last:
         model.to(memory_format=torch.channels_last)
-    if execution.activation_checkpointing:
+    if options.activation_checkpointing:
         if not isinstance(model.encoder, TokenEncoder):
             raise ValueError(
                 f"{type(model).__name__} has no transformer blocks to compute again; train it "
                 "without activation_checkpointing"
             )
         for block in model.encoder.blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if execution.compile:  # what the loss calls; whole images, of many sizes, go another way
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if options.compile:  # what the loss calls; whole images, of many sizes, go another way
         model.small_logits = torch.compile(model.small_logits)
     return model
 
@@ -234,27 +282,6 @@ def has_unread_parameters(config: Any) -> bool:
     if not isinstance(config, SETRConfig):
         return False
     return config.backbone not in ("vit", "hybrid") or config.layers[-1] < config.depth - 1
-
-
-def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's random numbers in this process."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state(*_index(device))
-    return states
-
-
-def set_rng_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """The way back; a state from another kind of device is passed over."""
-    torch.set_rng_state(states["cpu"].cpu())
-    if device.type != "cpu" and device.type in states:
-        module = torch.get_device_module(device)
-        module.set_rng_state(states[device.type].cpu(), *_index(device))
-
-
-def _index(device: torch.device) -> list[torch.device]:
-    """Which device's random numbers are meant: Apple has one, and its functions take none."""
-    return [] if device.type == "mps" else [device]
 
 
 class StopRequests:
@@ -303,6 +330,31 @@ def end_with_the_owner(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+# In torch's words for a worker that has no memory, or was ended by the system.
+WORKER_TROUBLE = ("shared memory", "Bus error", "DataLoader worker", "No space left")
+
+
+@contextmanager
+def crop_errors(workers: int) -> Iterator[None]:
+    """What goes wrong where crops are cut, in one line, also out of a worker.
+
+    Raises:
+        ValueError, OSError: instead of the same with a worker's traceback, or of torch's words.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise (OSError if isinstance(error, OSError) else ValueError)(reason(error)) from error
+    except RuntimeError as error:  # torch's, where memory ends or a worker is killed
+        if not workers or not any(word in str(error) for word in WORKER_TROUBLE):
+            raise
+        raise OSError(
+            f"a process that prepares crops has failed ({reason(error)}). If /dev/shm, the "
+            "memory it shares, is full: choose fewer (workers=..., --workers), or give the "
+            "container more (docker run --shm-size=8g, or --ipc=host)"
+        ) from error
 
 
 def split_batch(recipe: Recipe, processes: int) -> tuple[int, int]:

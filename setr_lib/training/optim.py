@@ -1,9 +1,15 @@
-"""Which parameter moves how fast: groups, and the schedule of their learning rates."""
+"""Which parameter moves how fast, and which pixel weighs how much."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from ..data.files import PairDataset
+from ..geometry import IGNORE
+from ..losses.cross_entropy import class_weights
 from .recipes import Recipe
 
 
@@ -68,3 +74,24 @@ def describe_groups(groups: list[dict[str, Any]], recipe: Recipe) -> str:
             f"{group['weight_decay']:>8g}"
         )
     return "\n".join(lines)
+
+
+def count_class_weights(data: PairDataset) -> Tensor:
+    """`(K,)` weights of the classes, rare ones heavy, counted on all labels that can be read."""
+
+    def labels() -> Iterator[np.ndarray]:
+        for index in range(len(data)):
+            try:
+                yield data.label(index)
+            except (ValueError, OSError):  # left out of training, too, where that is said
+                continue
+
+    return class_weights(labels(), len(data.classes))
+
+
+def pixels_that_count(labels: Tensor, class_weight: Tensor | None) -> float:
+    """How many pixels of `(B,H,W)` labels count, or the sum of their classes' weights."""
+    counts = labels != IGNORE
+    if class_weight is None:
+        return int(counts.sum())
+    return class_weight[labels[counts]].double().sum().item()

@@ -1,21 +1,33 @@
-"""What a run leaves behind and what is seen of it: its record, its log, its bar."""
+"""What a run leaves behind and what is seen of it: its record, its log, its bar, its words."""
 
+import dataclasses
+import json
 import os
 import platform
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 from tqdm.auto import tqdm
 
 from ..costs import peak_tflops, step_gflops
-from ..files import in_field_words, parse_json, read_json
+from ..data.augment import most_left_out, too_many
+from ..data.check import label_histogram, suspicions
+from ..data.files import PairDataset
+from ..files import in_field_words, parse_json, read_json, say, whole_file, write_json
 from ..weights.config import make_network
+from .optim import describe_groups, lr_at
 from .recipes import Recipe
+
+if TYPE_CHECKING:
+    from .loop import Run
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
@@ -33,6 +45,10 @@ def load_record(name: str | os.PathLike[str]) -> dict[str, Any]:
     record = read_json(file)
     if not isinstance(record, dict):
         raise ValueError(f"{file} holds no record, but a {type(record).__name__}")
+    if not isinstance(record.get("evaluations", []), list):
+        raise ValueError(
+            f"{file} is damaged: its evaluations are {record['evaluations']!r}, no list"
+        )
     if isinstance(record.get("recipe"), dict):
         record["recipe"] = in_field_words(record["recipe"])
     return record
@@ -60,6 +76,8 @@ def load_log(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(log, 1):
         if not isinstance(line, dict):
             raise ValueError(f"{file}, line {number}, holds a {type(line).__name__}, not facts")
+        if not isinstance(line.get("step"), int):
+            raise ValueError(f"{file}, line {number}, does not say which step it is about")
     return list(map(in_field_words, log))
 
 
@@ -68,16 +86,20 @@ def list_records() -> list[str]:
     return sorted(path.parent.name for path in RECORDS.glob("*/record.json"))
 
 
-def run_record(run: Any) -> dict[str, Any]:
-    """What was run, on what, and what came out; one confusion matrix, the last.
+def write_files(run: "Run") -> None:
+    """`log.jsonl` and `record.json`, as far as the run has come."""
+    with whole_file(run.out / "log.jsonl") as temporary:
+        lines = "".join(json.dumps(line) + "\n" for line in run.log)
+        temporary.write_text(lines, encoding="utf-8")
+    write_json(run.out / "record.json", run_record(run))
 
-    Args:
-        run: a `training.Run`.
-    """
+
+def run_record(run: "Run") -> dict[str, Any]:
+    """What was run, on what, and what came out; one confusion matrix, the last."""
     recipe, evaluations = run.recipe, run.evaluations
     plain = [{k: v for k, v in e.items() if k != "counts"} for e in evaluations]
     scored = [e for e in plain if e["miou"] is not None]  # None: no labelled pixel
-    return {
+    facts = {
         "recipe": recipe.to_dict(),
         "recipe_hash": recipe.hash(),
         "seed": recipe.seed,
@@ -94,6 +116,7 @@ def run_record(run: Any) -> dict[str, Any]:
         "best": max(scored, key=lambda e: e["miou"], default=None),
         "last": evaluations[-1] if evaluations else None,
     }
+    return json.loads(json.dumps(facts))  # as it will be read: lists, no tuples
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
@@ -153,7 +176,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what computes."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "setr-lib"):
+    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "setr-lib"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -180,6 +203,7 @@ class Progress:
         self.bar = tqdm(total=steps, initial=done, desc=recipe.name, disable=not show)
         self.board: Any = board and tensorboard(board, done)
         self.logged, self.training_seconds = done, 0.0  # since the last line of the log
+        self.counted = self.doubted = False  # whether a pixel counted since; if not, whether said
         self.beginning = time.monotonic()
 
     def step_begins(self) -> None:
@@ -190,6 +214,17 @@ class Progress:
         """The bar moves on by one."""
         self.training_seconds += time.monotonic() - self.beginning
         self.bar.update()
+
+    def doubt(self, step: int) -> str:
+        """A sentence if the loss was exactly 0 in every step since the last call, once; or ""."""
+        counted, self.counted = self.counted, False
+        if counted or self.doubted:
+            return ""
+        self.doubted = True
+        return (
+            f"step {step}: the loss is exactly 0, so no pixel counted in the last steps. "
+            "Are all labels 255, which is ignored, or is there one class only?"
+        )
 
     def line(self, step: int, loss: float, lr: float, seconds: float) -> dict[str, Any]:
         """The next line of the log, also shown."""
@@ -222,6 +257,24 @@ class Progress:
             self.board.close()
 
 
+@contextmanager
+def watched(run: "Run", steps: int) -> Iterator[Progress]:
+    """The progress of a run up to `steps`; who stops it is told how to go on."""
+    board = run.out / "tensorboard" if run.team.is_main else None
+    peak = peak_gflops(run.device, run.options.precision, run.team.size)
+    seen = Progress(run.recipe, run.step, steps, run.device, run.show, board, peak)
+    try:
+        yield seen
+    except KeyboardInterrupt:
+        run.team.say(
+            f"Stopped after step {run.step} of {steps}; nothing is lost. The run is in "
+            f"{run.out}; go on with {way_on()}"
+        )
+        raise
+    finally:
+        seen.close()
+
+
 def peak_gflops(device: torch.device, precision: str, processes: int) -> float | None:
     """What the GPUs of a run could do, in 1e9 operations a second; None if that is not known."""
     if device.type != "cuda":
@@ -244,3 +297,71 @@ def tensorboard(folder: Path, done: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=done + 1)
+
+
+# ---- what a run says
+
+
+def check_data(recipe: Recipe, *splits: PairDataset) -> None:
+    """There is something to learn from, and to score: labelled pairs, of the network's classes."""
+    for data in splits:
+        if not len(data):
+            raise ValueError(f"{data.name} {data.split} holds no pair of an image and a label")
+        if not data.labelled:
+            raise ValueError(
+                f"{data.name} {data.split} has no labels, so nothing can be learnt or scored "
+                "there; choose another split (evaluate_split=..., --evaluate-split)"
+            )
+    classes = len(splits[0].classes)
+    if recipe.config.num_classes != classes:
+        raise ValueError(
+            f"the recipe's network has {recipe.config.num_classes} classes, {recipe.dataset} "
+            f"{classes}; set num_classes={classes} in its config"
+        )
+
+
+def begin_session(run: "Run", resume: bool) -> None:
+    """Note how the run is executed from here on; say what moves how fast, and what is odd."""
+    session = {"step": run.step, "processes": run.team.size, **dataclasses.asdict(run.options)}
+    run.sessions.append({**session, "images": run.images})
+    if run.show:
+        say(describe_groups(run.optimizer.param_groups, run.recipe))
+    if run.team.is_main and not resume:
+        for sentence in suspicions(*label_histogram(run.data), run.data.classes):
+            say(sentence)
+
+
+def note_left_out(run: "Run", left_out: dict[str, str]) -> None:
+    """Say once for each pair that it is left out of training, and keep that in the record.
+
+    Raises:
+        ValueError: if too many are.
+    """
+    if not left_out:
+        return
+    known = run.sessions[-1].setdefault("left_out", {})
+    for file in left_out.keys() - known.keys():
+        say(f"left out of training: {left_out[file]}", sys.stderr)
+    known |= left_out
+    if len(known) > most_left_out(len(run.data)):
+        raise ValueError(too_many(known, len(run.data)))
+
+
+def diverged(run: "Run", what: str, step: int) -> FloatingPointError:
+    """What to look at when loss or weights are no numbers any more, `step` being 0-based."""
+    batch = range(step * run.recipe.batch, (step + 1) * run.recipe.batch)
+    files = [run.data.file(run.stream.place(number)[1]) for number in batch]
+    return FloatingPointError(
+        f"{what} in step {step + 1} at the learning rate "
+        f"{lr_at(step, run.recipe, run.recipe.lr):.3g}; the batch was {', '.join(files)}. Nothing "
+        f"was written since the last saving in {run.out}/state. Check these files, or lower the "
+        "learning rate (lr=..., --lr)"
+    )
+
+
+def way_on() -> str:
+    """How a stopped run is resumed, in the words of whoever started it."""
+    program = Path(sys.argv[0])
+    if program.parent.name == "setr_lib" or program.stem == "setr":
+        return "the same command and --resume"
+    return "the same call and resume=True"
