@@ -33,7 +33,7 @@ from ..data.augment import TrainingStream, most_left_out, too_many
 from ..data.check import label_histogram, suspicions
 from ..data.files import PairDataset
 from ..data.load import load_dataset
-from ..evaluation import IncompleteEvaluation, evaluate, scores
+from ..evaluation import evaluate
 from ..files import read_json, reason, say, whole_file, write_json
 from ..geometry import IGNORE
 from ..weights.config import make_network
@@ -383,21 +383,16 @@ class Run:
         clock, r = time.monotonic(), self.recipe
         self.team.share_buffers(self.model)
         asked.interrupt_at_once()
-        left_out: dict[str, str] = {}
-        try:
-            counts = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
-        except IncompleteEvaluation as error:  # it has said which, and counted all others
-            counts, left_out = error.counts, error.left_out
+        result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
         asked.at_once = False
-        result = scores(counts)
         self.evaluations.append(
             {
                 "step": self.step,
                 "split": r.evaluate_split,
                 **result.to_dict(self.data.classes),
-                "counts": counts.tolist(),
+                "counts": result.counts.tolist(),
                 "seconds": round(time.monotonic() - clock, 1),
-                **({"left_out": left_out} if left_out else {}),
+                **({"left_out": result.left_out} if result.left_out else {}),
             }
         )
         seen.curves(self.step, {"miou": result.miou})
@@ -420,6 +415,7 @@ class Run:
             classes=self.data.classes,
             palette=self.data.palette,
             recipe=self.recipe.to_dict(),
+            protocol=dataclasses.asdict(self.recipe.protocol),
             step=self.step,
         )
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..data.protocols import PROTOCOLS, TestProtocol
+from ..data.protocols import PROTOCOLS
 from ..files import in_field_words, unknown
+from ..images import TestProtocol
 from ..model import DECODERS, SIZES, SETRConfig
 from ..weights.config import config_from_dict
 from ..zoo import model_config
@@ -56,7 +57,7 @@ class Recipe:
         photometric: whether colours are distorted.
         whole_scale: whether scale times ratio is cut to whole pixels first, as the authors do.
         window, stride: of the evaluation; None: whole images.
-        rule: how evaluation brings an image to `scale`, see `Protocol`.
+        rule: how evaluation brings an image to `scale`, see `TestProtocol`.
         evaluate_every: steps between evaluations.
         evaluate_split: the split that is scored.
         seed: of the weights and the data order.
