@@ -14,13 +14,15 @@ if (
 ):
     del sys.path[0]
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .attention.maps import attention_maps, attention_rollout
 from .data.load import load_dataset
-from .data.protocols import PROTOCOLS, TestProtocol
+from .data.protocols import PROTOCOLS
 from .encoder import Encoder, resize_positions
-from .evaluation import IncompleteEvaluation, Scores, confusion_matrix, evaluate, scores
+from .evaluation import Scores, confusion_matrix, evaluate, scores
+from .images import TestProtocol
 from .inference import predict, slide_inference
 from .losses.cross_entropy import upsample_cross_entropy
 from .losses.segmentation import class_weights, segmentation_loss
@@ -41,7 +43,6 @@ __all__ = [
     "SETR",
     "AttentionExplorer",
     "Encoder",
-    "IncompleteEvaluation",
     "LoadReport",
     "Recipe",
     "SETRConfig",
@@ -75,6 +76,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The explorer is imported when it is first asked for: training needs no widgets."""
+    if name == "Protocol":
+        warnings.warn("Protocol is called TestProtocol now", DeprecationWarning, stacklevel=2)
+        return TestProtocol
     if name != "AttentionExplorer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .explorer import AttentionExplorer

@@ -6,8 +6,6 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from .cli.flags import given, size_of
+from .cli.network import load_network, naming_file
 from .cli.outputs import (
     check_destinations,
     check_label_folder,
@@ -24,6 +23,7 @@ from .cli.outputs import (
     save_label_ids,
     save_mask,
     save_overlay,
+    score_table,
 )
 from .cli.parser import make_parser
 from .costs import cost_table, costs
@@ -31,31 +31,22 @@ from .data.check import check_dataset, splits_to_check
 from .data.classes import spread_palette
 from .data.download import ARCHIVES, download
 from .data.files import IMAGE_SUFFIXES
-from .data.load import load_dataset
-from .data.protocols import PROTOCOLS, TestProtocol, find_protocol
-from .evaluation import (
-    IncompleteEvaluation,
-    check_classes,
-    evaluate,
-    prior_scores,
-    score_table,
-    scores,
-)
+from .data.load import check_classes, load_dataset
+from .data.protocols import find_protocol
+from .evaluation import evaluate, prior_scores
 from .files import few, sha256, whole_file, write_json
-from .images import to_pixels
-from .inference import predict
+from .images import TestProtocol, to_pixels
+from .inference import default_protocol, predict
 from .plots import show_curves
 from .training.devices import RunOptions, default_device, join_processes, usable_device
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
-from .training.record import ROOT, load_log, load_record, surroundings
+from .training.record import load_log, load_record, surroundings
 from .weights.config import config_from_checkpoint, make_network
 from .weights.load import load_weights, save_checkpoint
 from .weights.tensors import read_tensors
-from .zoo import create_model, list_models, load_checkpoint
-
-SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
+from .zoo import create_model, list_models
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -196,7 +187,7 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a checkpoint on a data set: IoU per class, mIoU, accuracy."""
     device, first = join_processes(usable_device(options.device or default_device()))
-    model, about, file = _load(options.checkpoint, device, first)
+    model, about, file = load_network(options.checkpoint, device, first)
     if options.json:
         check_destinations([options.json], [file, file.with_name("record.json")])
     trained_on = about.get("recipe", {}).get("dataset")
@@ -213,38 +204,39 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"the labels of {dataset.name} {options.split} are kept by its server; nothing can be "
             "scored here (--save-predictions FOLDER writes what the server takes)"
         )
-    protocol = _protocol(options, about, dataset.name)
+    protocol = _protocol(options, model, dataset.name)
     if first:
         print(f"protocol: {protocol}", file=sys.stderr)
-    clock, incomplete = time.monotonic(), None
-    try:
-        with _naming(file):
-            counts = evaluate(
-                model, dataset, progress=not options.quiet, protocol=protocol, each=each
-            )
-    except IncompleteEvaluation as error:
-        counts, incomplete = error.counts, error
+    clock = time.monotonic()
+    with naming_file(file):
+        found = evaluate(
+            model, dataset, protocol=protocol, precision=options.precision,
+            progress=not options.quiet, each=each,
+        )  # fmt: skip
     if first:
         recipe = about.get("recipe")
         name = f"{recipe['name']}, step {about['step']}" if recipe else "checkpoint"
-        found = {name: counts} if dataset.labelled else {}
+        shown = {name: found} if dataset.labelled else {}
         if options.json:
             facts = {
                 "dataset": dataset.name,
                 "split": options.split,
                 "images": len(dataset),
-                "left_out": incomplete.left_out if incomplete else {},
+                "left_out": found.left_out,
                 "protocol": dataclasses.asdict(protocol),
+                "precision": options.precision,
                 "checkpoint": {"file": str(file), "sha256": sha256(file)},
                 "seconds": round(time.monotonic() - clock, 1),
-                "scores": {k: scores(v).to_dict(dataset.classes) for k, v in found.items()},
-                "counts": counts.tolist(),
+                "scores": {k: v.to_dict(dataset.classes) for k, v in shown.items()},
+                "counts": found.counts.tolist(),
             }
             write_json(options.json, {**facts, **surroundings(torch.device(device))})
-        if found:
-            print(score_table(found, dataset.classes))
-    if incomplete:
-        raise incomplete
+        if shown:
+            print(score_table(shown, dataset.classes))
+    if found.left_out:
+        wrong = list(found.left_out.values())
+        more = f" ({len(wrong) - 1} more)" if wrong[1:] else ""
+        raise ValueError(f"{len(wrong)} of {len(dataset)} pairs are not counted: {wrong[0]}{more}")
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -256,8 +248,8 @@ def _predict(options: argparse.Namespace) -> None:
     single = files == options.images and len(files) == 1
     places = plan_outputs(files, single, options.out, options.mask)
     device = usable_device(options.device or default_device())
-    model, about, checkpoint = _load(options.checkpoint, device)
-    protocol = _protocol(options, about, about.get("recipe", {}).get("dataset"))
+    model, about, checkpoint = load_network(options.checkpoint, device)
+    protocol = _protocol(options, model)
     classes = about.get("classes") or [f"class {k}" for k in range(model.config.num_classes)]
     palette = about.get("palette") or spread_palette(len(classes))
     if font_file("".join(classes)) is None:
@@ -272,8 +264,8 @@ def _predict(options: argparse.Namespace) -> None:
         except ValueError as error:
             bad.append(str(error))
             continue
-        with _naming(checkpoint):
-            label = predict(model, pixels, protocol=protocol)
+        with naming_file(checkpoint):
+            label = predict(model, pixels, protocol=protocol, precision=options.precision)
         save_overlay(overlaid, pixels, label, classes, palette, options.opacity)
         if mask:
             save_mask(mask, label, palette)
@@ -293,54 +285,17 @@ def _baselines(options: argparse.Namespace) -> None:
     )
     found = prior_scores(train_set, test)
     if options.out:
-        plain = {name: scores(counts).to_dict(test.classes) for name, counts in found.items()}
+        plain = {name: guess.to_dict(test.classes) for name, guess in found.items()}
         about = {"dataset": options.dataset, "split": options.split, "scores": plain}
         write_json(options.out / "record.json", {**about, **surroundings(torch.device("cpu"))})
     print(score_table(found, test.classes))
 
 
-def _load(path: Path | None, device: str, speak: bool = True) -> tuple[Any, dict[str, Any], Path]:
-    """The model, what its file says of it, and the file: a checkpoint, the better one of a run
-    folder, or, introduced, the network of the book."""
-    file = path or SHIPPED
-    if path is None and not file.is_file():
-        raise FileNotFoundError(
-            f"the trained network of the repository is not here ({SHIPPED}); name a checkpoint, "
-            "or work in a clone of the repository"
-        )
-    inside = [file / f"{name}.safetensors" for name in ("best", "last")]
-    file = next((found for found in inside if found.is_file()), file)
-    model, about = load_checkpoint(file, device)
-    if path is None and speak:
-        record = load_record(file.parent.name)
-        score = next(e for e in record["evaluations"] if e["step"] == about["step"])
-        print(f"using {file.relative_to(ROOT)}, a small street network that comes with the book: "
-              f"{model.config.num_classes} classes, {100 * score['miou']:.1f} mIoU on CamVid "
-              f"{score['split']}", file=sys.stderr)  # fmt: skip
-    return model, about, file
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """What is wrong with a network's numbers is wrong with its file."""
-    try:
-        yield
-    except FloatingPointError as error:
-        raise FloatingPointError(f"{file}: {error}") from error
-
-
-def _protocol(
-    options: argparse.Namespace, about: dict[str, Any], dataset: str | None
-) -> TestProtocol:
-    """The one that is named; else the paper's for the data set; else that of the training."""
-    recipe = about.get("recipe", {})  # a converted checkpoint has none: images as they are
-    if options.protocol:
-        found = find_protocol(options.protocol)
-    elif dataset and dataset in PROTOCOLS:
-        found = PROTOCOLS[dataset]
-    else:
-        found = Recipe.from_dict(recipe).protocol if recipe else TestProtocol()
-    return found.multi_scale() if options.ms else found
+def _protocol(options: argparse.Namespace, model: Any, dataset: str = "") -> TestProtocol:
+    """The one that is named, else the one that Python takes; with --tta in all its views."""
+    named = options.protocol
+    found = find_protocol(named) if named else default_protocol(model, dataset)
+    return found.multi_scale() if options.tta else found
 
 
 if __name__ == "__main__":

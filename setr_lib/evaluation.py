@@ -4,8 +4,11 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,117 +19,107 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from .data.files import PairDataset
-from .data.protocols import TestProtocol, make_protocol
-from .files import few
 from .geometry import IGNORE, Size
-from .images import Pixels, resize_label
-from .inference import class_map, evaluating
+from .images import Pixels, TestProtocol, resize_label
+from .inference import casting, class_map, default_protocol, evaluating
 
 PIECE = 1 << 16  # pixels
-
-
-class IncompleteEvaluation(ValueError):
-    """Some pairs could not be read; all others were counted.
-
-    Attributes:
-        counts: `(K,K)` int64, of the pairs that could be read.
-        left_out: what is wrong with each of the others, by file.
-    """
-
-    def __init__(self, counts: Tensor, left_out: dict[str, str], pairs: int) -> None:
-        self.counts, self.left_out = counts, left_out
-        first = next(iter(left_out.values()))
-        more = f" ({len(left_out) - 1} more)" if len(left_out) > 1 else ""
-        super().__init__(f"{len(left_out)} of {pairs} pairs are not counted: {first}{more}")
 
 
 def evaluate(
     model: nn.Module,
     dataset: PairDataset,
-    base: tuple[int, int] | None = None,
-    window: int | Size | None = None,
-    stride: int | Size | None = None,
-    progress: bool = True,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
+    *,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
     protocol: TestProtocol | None = None,
+    precision: str = "fp32",
+    batch: int | None = None,
+    progress: bool = True,
     each: Callable[[int, np.ndarray], None] | None = None,
-) -> Tensor:
-    """The confusion matrix of `model` on a whole data set, at the labels' own resolution.
+) -> "Scores":
+    """Score `model` on a whole data set, at the labels' own resolution.
 
-    In several processes (`torch.distributed` is initialised) each image is read by one of them,
-    and all get the counts of all images; every process has to call this.
+    While the network works, threads read the next images. In several processes (`torch.distributed`
+    is initialised) each image is read by one of them, and all get the scores of all images; every
+    process has to call this.
 
     Args:
-        base, window, stride, scales, flip, protocol: as in `predict`.
+        scales, flip, protocol, precision, batch: as in `predict`.
         progress: whether to show a bar, in the first process.
         each: is called with the number and the `(H,W)` uint8 prediction of every image, in the
             process that read it.
 
     Returns:
-        `(K,K)` int64, see `confusion_matrix`; `scores` turns it into mIoU.
+        The scores and their `.counts`. Pairs that cannot be read or hold labels that are no class
+        are not in them: the standard error and `.left_out` name them.
 
     Raises:
-        IncompleteEvaluation: at the end, if pairs could not be read or hold labels that are no
-            class; it carries the counts of all others.
         ValueError: if the data set is empty.
-        FloatingPointError: if the network's scores are not finite.
+        FloatingPointError: if the network's logits are not finite.
     """
-    plan = make_protocol(protocol, scales, flip, base, window, stride)
     if not len(dataset):
         raise ValueError(f"the data set {dataset.name} has no images; nothing can be scored")
     together = dist.is_available() and dist.is_initialized()
     rank, processes = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     network = model.module if isinstance(model, DistributedDataParallel) else model
-    classes = len(dataset.classes)
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    plan = protocol or default_protocol(network, dataset.name)
+    views = plan.views(scales, flip)
+    counts = torch.zeros(2 * [len(dataset.classes)], dtype=torch.int64)
     left_out: dict[str, str] = {}
+
+    def read(number: int) -> tuple[Any, Size, np.ndarray]:
+        image, label = dataset[number]
+        return plan.read(image, views), image.shape[:2], label
+
+    def leave_out(number: int, why: str) -> None:
+        left_out[dataset.file(number)] = why
+        bar.write(f"left out: {why}", file=sys.stderr)
+
     numbers = range(rank, len(dataset), processes)
-    with evaluating(network), tqdm(
-        numbers, desc="evaluate", disable=not progress or rank > 0, leave=False
-    ) as bar:  # fmt: skip
-        for number in bar:
+    with (
+        evaluating(network),
+        casting(network, precision),
+        closing(read_ahead(read, numbers, dataset.readers)) as pairs,
+        tqdm(numbers, "evaluate", disable=not progress or rank > 0, leave=False) as bar,
+    ):
+        for number, pair in zip(bar, pairs, strict=True):
             try:
-                image, label = dataset[number]
+                pictures, size, label = pair.result()
             except (ValueError, OSError) as error:
-                left_out[dataset.file(number)] = str(error)
-                bar.write(f"left out: {error}", file=sys.stderr)
+                leave_out(number, str(error))
                 continue
-            prediction = class_map(network, image, plan)
+            prediction = class_map(network, pictures, size, plan, batch)
             try:
-                counts += confusion_matrix(prediction, label, classes, dataset.ignore_index)
+                counts += confusion_matrix(prediction, label, len(counts), dataset.ignore_index)
             except ValueError as error:
-                left_out[dataset.file(number)] = f"{dataset.file(number)}: {error}"
+                leave_out(number, f"{dataset.file(number)}: {error}")
                 continue
             if each:
                 each(number, prediction)
     if together:
         counts, left_out = _share(counts, left_out)
-    if left_out:
-        raise IncompleteEvaluation(counts, left_out, len(dataset))
-    return counts
+    return scores(counts, left_out)
 
 
-def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDataset) -> None:
-    """A network's classes are those of the data set, else an error that names both.
+def read_ahead(
+    read: Callable[[int], Any], numbers: Sequence[int], threads: int
+) -> Generator[Future[Any], None, None]:
+    """What `read` makes of each number, in their order, while threads make the next ones.
 
-    Args:
-        classes: their names, as far as its file knows them.
-        count: how many the network has.
+    Made and not yet asked for are at most as many as there are threads.
     """
-    if count != len(dataset.classes):
-        raise ValueError(
-            f"the checkpoint has {count} classes, {dataset.name} has {len(dataset.classes)}: "
-            "evaluate it on data with its own classes"
-        )
-    if classes and len(classes) != count:
-        raise ValueError(f"the checkpoint has {count} classes and {len(classes)} names for them")
-    for k, (mine, other) in enumerate(zip(classes or dataset.classes, dataset.classes)):
-        if mine != other:
-            raise ValueError(
-                f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
-                "evaluate it on data with its own classes"
-            )
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for number in numbers:
+                waiting.append(pool.submit(read, number))
+                if len(waiting) > threads:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _share(counts: Tensor, left_out: dict[str, str]) -> tuple[Tensor, dict[str, str]]:
@@ -193,23 +186,28 @@ class Scores:
             the labels nor in the predictions.
         accuracy: share of the counted pixels that are right.
         mean_accuracy: mean over the classes in the labels of the share of each that was found.
+        counts: the `(K,K)` confusion matrix that all of this was read off.
+        left_out: of an evaluation, what is wrong with each pair that is not counted, by its file.
     """
 
     miou: float
     iou: Tensor
     accuracy: float
     mean_accuracy: float
+    counts: Tensor
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """As plain values for JSON, IoU by class name; NaN, which JSON lacks, becomes None."""
         means = {name: getattr(self, name) for name in ("miou", "accuracy", "mean_accuracy")}
         if len(classes) != len(self.iou):
             raise ValueError(f"{len(classes)} names for the scores of {len(self.iou)} classes")
-        iou = {name: _plain(value) for name, value in zip(classes, self.iou.tolist(), strict=True)}
-        return {**{name: _plain(value) for name, value in means.items()}, "iou": iou}
+        iou = dict(zip(classes, self.iou.tolist(), strict=True))
+        means, iou = ({k: None if math.isnan(v) else v for k, v in d.items()} for d in (means, iou))
+        return {**means, "iou": iou}
 
 
-def scores(counts: Pixels) -> Scores:
+def scores(counts: Pixels, left_out: dict[str, str] | None = None) -> Scores:
     """Read IoU and accuracy off a `(K,K)` confusion matrix (rows truth, columns prediction).
 
     IoU of a class = hits / (truth + predicted - hits), over the whole data set. A class that never
@@ -218,12 +216,13 @@ def scores(counts: Pixels) -> Scores:
     Raises:
         ValueError: if the matrix is not square.
     """
-    counts = _tensor(counts).double()
+    counts = _tensor(counts)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(
             f"counts have the shape {tuple(counts.shape)}; expected (classes, classes)"
         )
-    hits, truth, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
+    exact = counts.double()
+    hits, truth, guessed = exact.diagonal(), exact.sum(1), exact.sum(0)
     iou = hits / (truth + guessed - hits)  # 0 / 0 is NaN: the class never occurs
     recall = hits / truth
     return Scores(
@@ -231,24 +230,9 @@ def scores(counts: Pixels) -> Scores:
         iou=iou,
         accuracy=(hits.sum() / truth.sum()).item(),
         mean_accuracy=recall.nanmean().item(),
+        counts=counts,
+        left_out=left_out or {},
     )
-
-
-def score_table(counts: Mapping[str, Tensor], classes: Sequence[str]) -> str:
-    """IoU per class and the means, a column for each confusion matrix, and what nan means."""
-    found = {name: scores(matrix) for name, matrix in counts.items()}
-    rows = [("IoU in %", [f"{name:>18}" for name in found])]
-    for k, name in enumerate(classes):
-        rows.append((name, [f"{100 * s.iou[k]:18.1f}" for s in found.values()]))
-    for name in ("miou", "accuracy", "mean_accuracy"):
-        rows.append((name, [f"{100 * getattr(s, name):18.1f}" for s in found.values()]))
-    lines = [" ".join([name.ljust(15), *columns]) for name, columns in rows]
-    absent = [k for k in range(len(classes)) if any(not m[k].sum() for m in counts.values())]
-    if absent:
-        why = "; do the labels count from 1? The first class is 0" if 0 in absent else ""
-        names = few([classes[k] for k in absent], 20)
-        lines.append(f"in no label: {names} (nan is left out of the means{why})")
-    return "\n".join(lines)
 
 
 def _tensor(values: Pixels) -> Tensor:
@@ -289,10 +273,6 @@ def _check(values: Tensor, what: str, classes: int, ignore_index: int) -> None:
         )
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def label_counts(dataset: PairDataset, size: Size) -> Tensor:
     """How often each class is at each place: `(K,H,W)` int64, labels resized to `size`."""
     counts = torch.zeros(len(dataset.classes), *size, dtype=torch.int64)
@@ -304,8 +284,8 @@ def label_counts(dataset: PairDataset, size: Size) -> Tensor:
     return counts
 
 
-def prior_scores(train: PairDataset, test: PairDataset) -> dict[str, Tensor]:
-    """Confusion matrices on `test` of the majority class and of the commonest class per position.
+def prior_scores(train: PairDataset, test: PairDataset) -> dict[str, Scores]:
+    """Scores on `test` of the majority class and of the commonest class per position.
 
     Both are counted on `train`. The keys are `"majority class"` and `"position prior"`.
 
@@ -317,12 +297,11 @@ def prior_scores(train: PairDataset, test: PairDataset) -> dict[str, Tensor]:
         raise ValueError(f"every label of {train.name} {train.split} is ignored; nothing to guess")
     position = counts.argmax(0).numpy().astype(np.uint8)
     majority = np.full_like(position, counts.sum((1, 2)).argmax().item())
-    classes = len(test.classes)
-    found = {}
+    found, classes = {}, len(test.classes)
     for name, guess in (("majority class", majority), ("position prior", position)):
         total = torch.zeros(classes, classes, dtype=torch.int64)
         for _, label in test:
             fitted = resize_label(guess, label.shape)
             total += confusion_matrix(fitted, label, classes, test.ignore_index)
-        found[name] = total
+        found[name] = scores(total)
     return found

@@ -1,9 +1,13 @@
-"""Any image as pixels, and pixels as what the network reads, and back."""
+"""Any image as pixels, pixels as what the network reads, and how a test reads them."""
 
 # H W image rows and columns
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +17,8 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .geometry import Size
+from .files import as_switch, unknown
+from .geometry import Size, as_size
 
 Result = TypeVar("Result")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -160,10 +165,14 @@ def _kind(path: str | os.PathLike[str]) -> str:
     return OTHER_KINDS.get(head[:4]) or OTHER_KINDS.get(head[4:]) or "no PNG, JPEG, TIFF, BMP, WebP"
 
 
-def normalise(image: np.ndarray) -> Tensor:
-    """`(H,W,3)` uint8 -> `(3,H,W)` float32 with the ImageNet mean and deviation."""
-    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float()
-    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+def normalise(image: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
+    """`(H,W,3)` uint8 -> `(3,H,W)` float32 with the ImageNet mean and deviation.
+
+    On a GPU the arithmetic is done there: what travels is a quarter of the size.
+    """
+    pixels = torch.tensor(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float()
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return (pixels - mean) / std
 
 
 def denormalise(image: Tensor) -> np.ndarray:
@@ -233,3 +242,107 @@ def _to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.nda
             f"the image array is {array.dtype} of the shape {array.shape}; expected uint8 (H, W, 3)"
         )
     return np.repeat(array[..., None], 3, 2) if array.ndim == 2 else array
+
+
+RULES = ("original", "fit", "short")
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # paper, section 4.2
+View = tuple[float, bool]  # ratio, mirrored
+
+
+@dataclass(frozen=True)
+class TestProtocol:
+    """How an image is looked at when a network is scored: its size, its windows, its views.
+
+    Args:
+        window: rows and columns of the window that slides; None: whole images.
+        stride: between windows; None: the window.
+        base: (long side, short side) that a ratio multiplies.
+        rule: what becomes of an image at a ratio, always with its aspect kept.
+            `"original"`: the image's own size times the ratio, as mmsegmentation 1.x does in its
+            multi-scale test (both sides are rounded, then the image is fitted into them); it has
+            no base. `"fit"`: as large as fits inside base times the ratio. `"short"`: the short
+            side becomes that of base times the ratio, but not less than the window's short side;
+            the long side may be anything (the authors' multi-scale test since their commit
+            9a473bc, and the enlarging that the paper's section 4.2 asks for).
+        scales: the ratios; the probabilities of all views are averaged.
+        flip: whether each ratio is read mirrored too.
+
+    Raises:
+        ValueError: for a value outside its range; the message names it and what is possible.
+    """
+
+    __test__ = False  # for pytest, which collects classes that are called Test...
+
+    window: Size | None = None
+    stride: Size | None = None
+    base: tuple[int, int] | None = None
+    rule: str = "original"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(unknown("rule", self.rule, RULES))
+        if (self.base is None) != (self.rule == "original"):
+            raise ValueError(
+                f"rule is {self.rule!r} and base {self.base}; 'original' has no base, "
+                "'fit' and 'short' need one"
+            )
+        if self.window is None and self.stride is not None:
+            raise ValueError(f"stride is {self.stride} without a window; name the window too")
+        sides: dict[str, Size] = {}
+        if self.base is not None:
+            sides["base"] = as_size(self.base, "base")
+        if self.window is not None:
+            sides["window"] = as_size(self.window, "window")
+            stride = self.window if self.stride is None else self.stride
+            sides["stride"] = as_size(stride, "stride")
+            check_stride(sides["window"], sides["stride"])
+        as_switch(self.flip, "flip")
+        for name, value in {**sides, "scales": as_scales(self.scales)}.items():
+            object.__setattr__(self, name, value)
+
+    def view_size(self, size: Size, ratio: float) -> Size:
+        """The rows and columns at which an image of `size` is read at a ratio."""
+        if self.rule == "original" or self.base is None:
+            box = [max(1, int(ratio * side + 0.5)) for side in size]
+            return fit_inside(size, (max(box), min(box)))
+        long, short = (int(ratio * side) for side in (max(self.base), min(self.base)))
+        if self.rule == "fit":
+            return fit_inside(size, (long, short))
+        return fit_inside(size, (inf, max(short, min(self.window or (1,)))))
+
+    def views(self, scales: Sequence[float] | None = None, flip: bool | None = None) -> list[View]:
+        """All (ratio, mirrored); other scales and flip than the protocol's where they are given."""
+        ratios = self.scales if scales is None else as_scales(scales)
+        sides = (False, True) if (self.flip if flip is None else flip) else (False,)
+        return [(ratio, side) for ratio in ratios for side in sides]
+
+    def read(self, pixels: np.ndarray, views: Sequence[View]) -> list[tuple[np.ndarray, bool]]:
+        """An image `(H,W,3)` uint8 at the size of each view, and whether it is to be mirrored."""
+        size, ratios = (pixels.shape[0], pixels.shape[1]), {ratio for ratio, _ in views}
+        at = {ratio: resize_image(pixels, self.view_size(size, ratio)) for ratio in ratios}
+        return [(at[ratio], mirrored) for ratio, mirrored in views]
+
+    def multi_scale(self, rule: str | None = None) -> "TestProtocol":
+        """This protocol with the paper's six ratios and their mirror images."""
+        rule = rule or ("short" if self.window and self.base else self.rule)
+        base = None if rule == "original" else self.base
+        return dataclasses.replace(self, base=base, rule=rule, scales=SCALES, flip=True)
+
+
+def as_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """At least one finite number above 0, else ValueError."""
+    numbers = tuple(scales) if hasattr(scales, "__iter__") else ()
+    if not numbers or not all(isinstance(n, Real) and 0 < n < inf for n in numbers):
+        raise ValueError(f"scales are {scales!r}; name at least one, all finite and above 0")
+    return numbers
+
+
+def check_stride(window: Size, stride: Size) -> None:
+    """A stride larger than the window would leave pixels out: an error that names both."""
+    if stride[0] > window[0] or stride[1] > window[1]:
+        raise ValueError(
+            f"stride {stride[0]}x{stride[1]} is larger than the window {window[0]}x{window[1]}: "
+            "pixels would be left out"
+        )

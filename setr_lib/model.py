@@ -14,6 +14,7 @@ from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingH
 from .encoder import Encoder, TokenEncoder
 from .files import as_count, as_switch
 from .geometry import IGNORE, Size, as_size, patch_grid, resize, size_of, whole_patches
+from .images import TestProtocol
 from .losses.cross_entropy import upsample_cross_entropy
 from .losses.segmentation import AUX_WEIGHT, check_labels, segmentation_loss
 from .losses.strips import in_float32
@@ -133,6 +134,7 @@ class Segmenter(nn.Module):
     encoder: nn.Module
     head: nn.Module
     aux_heads: nn.ModuleList
+    protocol: TestProtocol | None = None  # how its checkpoint says that it is scored
     multiple = 1  # the last resize leads to the image, its sides rounded up to multiples of this
 
     def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:

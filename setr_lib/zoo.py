@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .data.protocols import stored_protocol
 from .files import unknown
 from .geometry import Size, as_size
 from .model import DECODERS, LAYERS, SETR, SIZES, Segmenter, SETRConfig
@@ -142,6 +143,9 @@ def load_checkpoint(
 ) -> tuple[Segmenter, dict[str, Any]]:
     """Read what `save_checkpoint` wrote: the model, in evaluation mode, and what is known of it.
 
+    `model.protocol` is the `TestProtocol` that its run was scored by, which `predict` and
+    `evaluate` follow; None, if the file has none.
+
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or no checkpoint of this library.
@@ -154,8 +158,10 @@ def load_checkpoint(
                 "it does not say which network it holds; bring it into this library's form first: "
                 f"python -m setr_lib convert {path} OUT.safetensors"
             )
+        protocol = stored_protocol(checkpoint.about)
     model = make_network(config)
     load_weights(model, checkpoint)
+    model.protocol = protocol
     for note in checkpoint.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return model.to(device).eval(), checkpoint.about

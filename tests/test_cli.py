@@ -13,12 +13,21 @@ import torch
 from conftest import small_config
 from PIL import Image
 
-from setr_lib import SETR, confusion_matrix, load_checkpoint
+from setr_lib import (
+    SETR,
+    TestProtocol,
+    confusion_matrix,
+    evaluate,
+    load_checkpoint,
+    load_dataset,
+    predict,
+)
 from setr_lib.__main__ import main
+from setr_lib.cli.network import SHIPPED
 from setr_lib.cli.outputs import save_label_ids
-from setr_lib.data.load import Shapes
+from setr_lib.data.load import Shapes, check_classes
 from setr_lib.data.shapes import PALETTE
-from setr_lib.evaluation import check_classes
+from setr_lib.images import SCALES
 from setr_lib.training import recipes
 from setr_lib.training.recipes import replace
 from setr_lib.weights.load import save_checkpoint
@@ -57,13 +66,17 @@ def test_train_evaluate_predict(trained, tmp_path, capsys):
     assert overlaid.width > 33  # the legend
 
 
-def test_evaluate_with_many_views_and_predictions(trained, tmp_path, capsys):
-    """--ms says so in the JSON; the PNGs hold the data set's numbers; their counts agree."""
+def test_evaluate_with_test_time_augmentation_and_predictions(trained, tmp_path, capsys):
+    """--tta (or --ms) says so in the JSON; the PNGs hold the data set's numbers and agree."""
     best = str(trained / "best.safetensors")
-    words = ["--ms", "--quiet", "--save-predictions", "here", "--json", "scores.json"]
+    words = ["--tta", "--quiet", "--save-predictions", "here", "--json", "scores.json"]
     assert main(["evaluate", best, *words]) == 0
-    facts = json.loads((tmp_path / "scores.json").read_text())
+    assert main(["evaluate", best, "--ms", "--quiet", "--json", "ms.json"]) == 0
+    facts = json.loads((tmp_path / "ms.json").read_text())
+    counts = facts["counts"]
     assert len(facts["protocol"]["scales"]) == 6 and facts["protocol"]["flip"]
+    facts = json.loads((tmp_path / "scores.json").read_text())
+    assert facts["counts"] == counts
     files = sorted((tmp_path / "here").iterdir())
     assert [file.name for file in files] == [f"shapes_number_{n}.png" for n in range(3)]
     labels = [label for _, label in Shapes("val")]
@@ -71,6 +84,41 @@ def test_evaluate_with_many_views_and_predictions(trained, tmp_path, capsys):
     assert counts.tolist() == facts["counts"]
     assert main(["evaluate", best, "--protocol", "ade20k_mss"]) == 2
     assert "did you mean ade20k_ms" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--tta"]])
+def test_python_and_the_command_line_score_the_network_of_the_book_alike(
+    tmp_path, monkeypatch, words
+):
+    """By default as its training did: streets at half their size, without a word in either."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for split, channels in (("val", (3,)), ("valannot", ())):
+        (tmp_path / "data" / "camvid" / split).mkdir(parents=True)
+        for name in "ab":
+            pixels = rng.integers(0, 11, (36, 48, *channels), dtype=np.uint8).repeat(8, 0)
+            file = tmp_path / "data" / "camvid" / split / f"{name}.png"
+            Image.fromarray(20 * pixels if channels else pixels).save(file)
+    assert main(["evaluate", "--quiet", "--device", "cpu", "--json", "s.json", *words]) == 0
+    facts = json.loads((tmp_path / "s.json").read_text())
+    model, _ = load_checkpoint(SHIPPED)
+    assert model.protocol == TestProtocol(base=(240, 180), rule="fit")
+    given = {"scales": SCALES, "flip": True} if words else {}
+    found = evaluate(model, load_dataset("camvid", "val"), progress=False, **given)
+    assert found.counts.tolist() == facts["counts"] and found.counts.sum() == 2 * 288 * 48
+    assert main(["predict", "data/camvid/val/a.png", "--mask", "m.png", *words]) == 0
+    label = predict(model, "data/camvid/val/a.png", **given)
+    assert np.array_equal(np.array(Image.open("m.png")), label)
+
+
+def test_a_run_writes_its_protocol_into_its_checkpoints(trained):
+    """As plain facts; `--precision` is in what an evaluation writes."""
+    model, about = load_checkpoint(trained / "best.safetensors")
+    wanted = TestProtocol(base=(128, 128), rule="fit")
+    assert model.protocol == wanted and TestProtocol(**about["protocol"]) == wanted
+    words = ["--quiet", "--precision", "bf16", "--json", "s.json"]
+    assert main(["evaluate", str(trained), *words]) == 0
+    assert json.loads(Path("s.json").read_text())["precision"] == "bf16"
 
 
 def test_servers_get_their_own_numbers(tmp_path):
@@ -132,7 +180,7 @@ def test_predict_reads_a_folder_of_any_images(tmp_path, monkeypatch, capsys):
 
 def test_without_the_repository_a_checkpoint_must_be_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("setr_lib.__main__.SHIPPED", tmp_path / "model.safetensors")
+    monkeypatch.setattr("setr_lib.cli.network.SHIPPED", tmp_path / "model.safetensors")
     assert main(["evaluate"]) == 2
     assert "name a checkpoint, or work in a clone" in capsys.readouterr().err
 

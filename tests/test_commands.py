@@ -17,9 +17,10 @@ from PIL import Image
 
 import setr_lib
 from setr_lib import SETR, Recipe
-from setr_lib.__main__ import SHIPPED, _parser, main
+from setr_lib.__main__ import _parser, main
 from setr_lib.cli import outputs as exports
 from setr_lib.cli.flags import add_flags, field_docs, given
+from setr_lib.cli.network import SHIPPED
 from setr_lib.data.files import IMAGE_SUFFIXES
 from setr_lib.training import recipes
 from setr_lib.training.devices import RunOptions
@@ -62,7 +63,7 @@ def no_network(monkeypatch):
     def load(*args):
         raise AssertionError("the network was opened first")
 
-    monkeypatch.setattr("setr_lib.__main__.load_checkpoint", load)
+    monkeypatch.setattr("setr_lib.cli.network.load_checkpoint", load)
 
 
 @pytest.mark.parametrize(

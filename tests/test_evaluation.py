@@ -1,8 +1,13 @@
 """Windows, scales and counts against brute force and scikit-learn."""
 
+import dataclasses
 import math
 import re
 import socket
+import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +19,30 @@ from sklearn.metrics import jaccard_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import setr_lib
-from setr_lib import PROTOCOLS, SETR, TestProtocol, confusion_matrix, scores, slide_inference
+from setr_lib import (
+    PROTOCOLS,
+    SETR,
+    TestProtocol,
+    confusion_matrix,
+    load_dataset,
+    scores,
+    slide_inference,
+)
 from setr_lib.baselines.fcn import FCN, FCNConfig
 from setr_lib.costs import PeakMemory
+from setr_lib.data.files import PairDataset
 from setr_lib.data.load import Shapes
 from setr_lib.evaluation import prior_scores
 from setr_lib.geometry import resize
 from setr_lib.images import to_pixels
-from setr_lib.inference import evaluating, resized_strips, window_starts
+from setr_lib.inference import (
+    casting,
+    default_protocol,
+    evaluating,
+    resized_strips,
+    view_logits,
+    window_starts,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -274,6 +295,16 @@ def view_sizes(protocol, size):
     return found
 
 
+class Foursome(Shapes):
+    """Of the classes the first four; the others do not count."""
+
+    classes = Shapes.classes[:4]
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, np.where(label < 4, label, 255)
+
+
 PLANS = [
     TestProtocol(scales=(0.5, 1.0, 1.75), flip=True),
     TestProtocol((32, 32), (20, 20), (90, 48), "fit", (0.5, 1.0), True),
@@ -309,13 +340,25 @@ def test_every_protocol_equals_brute_force(plan):
     assert clear.mean() > 0.99 and np.array_equal(found[clear], total[0].argmax(0).numpy()[clear])
 
 
-def test_parts_and_protocol_are_the_same_request():
-    model, image = PixelModel().eval(), np.random.default_rng(0).integers(0, 256, (41, 58, 3))
-    image = image.astype(np.uint8)
-    parts = setr_lib.predict(model, image, (0.5, 1.0), True, (90, 48), 32, 20)
-    assert np.array_equal(parts, setr_lib.predict(model, image, protocol=PLANS[1]))
-    with pytest.raises(ValueError, match="give it alone"):
-        setr_lib.predict(model, image, flip=True, protocol=PLANS[1])
+def test_scales_and_flip_change_the_views_of_a_protocol():
+    """In both directions, for `predict` and `evaluate`, and None leaves them as they are."""
+    model, data = PixelModel().eval(), Foursome("val", size=(41, 58), length=2)
+    other = TestProtocol((32, 32), (20, 20), (90, 48), "fit")
+    for wanted, given in (
+        (PLANS[1], {"protocol": other, "scales": (0.5, 1.0), "flip": True}),
+        (other, {"protocol": PLANS[1], "scales": [1.0], "flip": False}),
+        (PLANS[1], {"protocol": PLANS[1], "scales": None, "flip": None}),
+    ):
+        found = setr_lib.predict(model, data[0][0], **given)
+        assert np.array_equal(found, setr_lib.predict(model, data[0][0], protocol=wanted))
+        counts = [
+            setr_lib.evaluate(model, data, progress=False, **words).counts
+            for words in (given, {"protocol": wanted})
+        ]
+        assert torch.equal(*counts)
+    for call in (setr_lib.predict, setr_lib.evaluate):
+        with pytest.raises(ValueError, match="scales are .*; name at least one"):
+            call(model, data[0][0] if call is setr_lib.predict else data, scales=(0.0,))
 
 
 def test_mirroring_the_image_mirrors_the_prediction():
@@ -354,7 +397,7 @@ def test_the_published_sizes():
         900,
         1050,
     ]
-    assert len(many.views()) == len(mmseg.views()) == 12
+    assert len(many.views()) == len(mmseg.views()) == 12 and len(many.views([1], False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -364,6 +407,10 @@ def test_the_published_sizes():
         ({"rule": "fit"}, "'fit' and base None"),
         ({"base": (9, 9)}, "'original' has no base"),
         ({"scales": ()}, "at least one"),
+        ({"scales": (1.0, math.nan)}, "all finite and above 0"),
+        ({"scales": "12"}, "all finite and above 0"),
+        ({"flip": 1}, "flip is 1; it must be True or False"),
+        ({"base": (9, 0), "rule": "fit"}, "base is 9x0"),
         ({"stride": (4, 4)}, "without a window"),
         ({"window": (8, 8), "stride": (9, 9)}, "stride 9x9 is larger than the window 8x8"),
     ],
@@ -409,14 +456,16 @@ def test_priors_by_brute_force(monkeypatch):
         ("majority class", np.full((24, 32), votes.sum((1, 2)).argmax())),
     ):
         wanted = sum(confusion_matrix(guess, label, 8) for _, label in val)
-        assert torch.equal(found[name], wanted)
+        assert torch.equal(found[name].counts, wanted)
 
 
 def test_evaluate_sums_over_the_data_set(monkeypatch):
     monkeypatch.setattr(Shapes, "lengths", {"train": 1, "val": 3, "test": 1})
     model, data = SETR(small_config()), Shapes("val", size=(40, 56))
     wanted = sum(confusion_matrix(setr_lib.predict(model, i), t, 8) for i, t in data)
-    assert torch.equal(setr_lib.evaluate(model, data, progress=False), wanted)
+    found = setr_lib.evaluate(model, data, progress=False)
+    assert torch.equal(found.counts, wanted) and found.left_out == {}
+    assert found.miou == scores(wanted).miou
 
 
 def test_the_model_is_left_as_it_was():
@@ -445,13 +494,14 @@ def test_bad_files_are_named_and_the_others_counted(monkeypatch, capsys):
     monkeypatch.setattr(Shapes, "lengths", {"train": 1, "val": 7, "test": 1})
     model, data = SETR(small_config()), WithDamage("val", size=(32, 32))
     seen = []
-    with pytest.raises(setr_lib.IncompleteEvaluation, match="2 of 7 pairs.*street2.png") as raised:
-        setr_lib.evaluate(model, data, each=lambda number, label: seen.append(number))
-    assert "left out: street2.png cannot be read" in capsys.readouterr().err
-    assert "holds [200]; 8 classes" in raised.value.left_out["shapes number 5"]
+    found = setr_lib.evaluate(model, data, each=lambda number, label: seen.append(number))
+    said = capsys.readouterr().err
+    assert "left out: street2.png cannot be read" in said and "left out: shapes number 5" in said
+    assert found.left_out["shapes number 2"] == "street2.png cannot be read"
+    assert "holds [200]; 8 classes" in found.left_out["shapes number 5"]
     good = [data[n] for n in (0, 1, 3, 4, 6)]
     wanted = sum(confusion_matrix(setr_lib.predict(model, i), t, 8) for i, t in good)
-    assert torch.equal(raised.value.counts, wanted) and seen == [0, 1, 3, 4, 6]
+    assert torch.equal(found.counts, wanted) and seen == [0, 1, 3, 4, 6]
 
 
 def _one_process(rank, port, folder):
@@ -464,13 +514,12 @@ def _one_process(rank, port, folder):
     for kind in (Shapes, WithDamage):
         data, seen = kind("val", size=(32, 32)), []
         parallel = torch.nn.parallel.DistributedDataParallel(model)
-        try:
-            counts = setr_lib.evaluate(
-                parallel, data, progress=False, each=lambda n, _, seen=seen: seen.append(n)
-            )
-        except setr_lib.IncompleteEvaluation as error:
-            counts, _ = error.counts, seen.append(sorted(error.left_out))
-        torch.save((counts, seen), folder / f"{kind.__name__}{rank}.pt")
+        found = setr_lib.evaluate(
+            parallel, data, progress=False, each=lambda n, _, seen=seen: seen.append(n)
+        )
+        if found.left_out:
+            seen.append(sorted(found.left_out))
+        torch.save((found.counts, seen), folder / f"{kind.__name__}{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -482,7 +531,8 @@ def test_two_processes_count_every_image_once(monkeypatch, tmp_path):
     torch.multiprocessing.start_processes(_one_process, (port, tmp_path), 2, start_method="fork")
     monkeypatch.setattr(Shapes, "lengths", {"train": 1, "val": 7, "test": 1})
     torch.manual_seed(0)
-    wanted = setr_lib.evaluate(SETR(small_config()), Shapes("val", size=(32, 32)), progress=False)
+    data = Shapes("val", size=(32, 32))
+    wanted = setr_lib.evaluate(SETR(small_config()), data, progress=False).counts
     found = [torch.load(tmp_path / f"Shapes{rank}.pt") for rank in (0, 1)]
     assert torch.equal(found[0][0], wanted) and torch.equal(found[1][0], wanted)
     assert [seen for _, seen in found] == [[0, 2, 4, 6], [1, 3, 5]]
@@ -576,12 +626,14 @@ def test_a_network_in_other_bits_is_read_in_its_own(dtype, window):
     """Images take the parameters' precision; in 16 bits the same classes nearly everywhere."""
     model, image = SETR(small_config()), np.random.default_rng(0).integers(0, 256, (40, 56, 3))
     image = image.astype(np.uint8)
-    wanted = setr_lib.predict(model, image, window=window, stride=window)
-    found = setr_lib.predict(model.to(dtype), image, window=window, stride=window)
+    way = TestProtocol(window)
+    wanted = setr_lib.predict(model, image, protocol=way)
+    found = setr_lib.predict(model.to(dtype), image, protocol=way)
     assert (found == wanted).mean() > (0.999 if dtype == torch.float64 else 0.9)
     data = Shapes("val", size=(32, 32))
     data.lengths = {"val": 1}
-    assert setr_lib.evaluate(model, data, window=window, progress=False).sum() == 32 * 32
+    counts = setr_lib.evaluate(model, data, protocol=way, progress=False).counts
+    assert counts.sum() == 32 * 32
     assert slide_inference(model, torch.randn(1, 3, 40, 56), 32, 32).dtype == max(
         dtype, torch.float32, key=lambda kind: torch.finfo(kind).bits
     )
@@ -594,7 +646,7 @@ def test_scores_that_are_not_finite_are_no_classes(value, plan):
     with torch.no_grad():
         model.head.classifier.bias[3] = value
     image = np.zeros((40, 56, 3), np.uint8)
-    with pytest.raises(FloatingPointError, match=r"scores go from .*(nan|inf)"):
+    with pytest.raises(FloatingPointError, match=r"logits go from .*(nan|inf)"):
         setr_lib.predict(model, image, protocol=plan)
     data = Shapes("val", size=(32, 32))
     with pytest.raises(FloatingPointError, match="no class can be read"):
@@ -604,7 +656,7 @@ def test_scores_that_are_not_finite_are_no_classes(value, plan):
 @pytest.mark.parametrize(
     "give, words",
     [
-        (lambda x: {"out": x}, "gives dict; expected scores"),
+        (lambda x: {"out": x}, "gives dict; expected logits"),
         (lambda x: (x, x), "gives tuple; expected"),
         (lambda x: x[0], r"gives \(3, 8, 8\); expected"),
         (lambda x: x.repeat(2, 1, 1, 1), r"gives \(2, 3, 8, 8\); expected"),
@@ -632,7 +684,7 @@ def test_what_is_no_map_of_scores_is_named(give, words):
 def test_an_image_without_pixels_is_named(image):
     for window in (None, 32):
         with pytest.raises(ValueError, match=r"(0x5|5x0)"):
-            setr_lib.predict(PixelModel(), image, window=window)
+            setr_lib.predict(PixelModel(), image, protocol=TestProtocol(window))
     with pytest.raises(ValueError, match="image is 0x5"):
         slide_inference(PixelModel(), torch.zeros(1, 3, 0, 5), 32, 32)
 
@@ -711,3 +763,217 @@ def test_a_gpu_is_known_by_whole_words(gpu, peak):
     from setr_lib.costs import peak_tflops
 
     assert peak_tflops(gpu, "bf16") == peak
+
+
+# ---- one protocol, which a checkpoint carries
+
+
+def test_a_networks_own_protocol_holds_unless_another_is_given():
+    model, image = PixelModel(), np.random.default_rng(0).integers(0, 256, (41, 58, 3))
+    image, data = image.astype(np.uint8), Foursome("val", size=(41, 58), length=2)
+    whole, own = setr_lib.predict(model, image), PLANS[2]
+    model.protocol = own
+    assert np.array_equal(
+        setr_lib.predict(model, image), setr_lib.predict(model, image, protocol=own)
+    )
+    assert np.array_equal(setr_lib.predict(model, image, protocol=TestProtocol()), whole)
+    counts = [
+        setr_lib.evaluate(model, data, protocol=way, progress=False).counts
+        for way in (None, own, TestProtocol())
+    ]
+    assert torch.equal(counts[0], counts[1]) and not torch.equal(counts[0], counts[2])
+
+
+def test_a_network_without_a_protocol_is_scored_as_the_paper_scores_its_data_sets():
+    """A converted checkpoint of the authors, say; and whole images as they are elsewhere."""
+    model = PixelModel()
+    assert default_protocol(model, "ade20k") == PROTOCOLS["ade20k"]
+    assert default_protocol(model, "shapes") == default_protocol(model) == TestProtocol()
+    model.protocol = PLANS[1]
+    assert default_protocol(model, "ade20k") == PLANS[1]
+
+
+def test_a_checkpoint_carries_its_protocol(tmp_path):
+    """As facts of its own; in files of older runs as facts of their recipe; or not at all."""
+    model, file = SETR(small_config()), tmp_path / "net.safetensors"
+    recipe = {"config": {}, "scale": [90, 48], "window": [32, 32], "stride": None}
+    for about, wanted in (
+        ({"protocol": dataclasses.asdict(PLANS[2]), "recipe": recipe}, PLANS[2]),
+        ({"recipe": recipe}, TestProtocol((32, 32), None, (90, 48), "fit")),
+        ({"recipe": {**recipe, "rule": "short"}}, TestProtocol((32, 32), None, (90, 48), "short")),
+        ({"recipe": {"config": {}}}, None),
+        ({}, None),
+    ):
+        setr_lib.save_checkpoint(model, file, **about)
+        assert setr_lib.load_checkpoint(file)[0].protocol == wanted
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "fit", [], {"windows": 3}, {"window": "all"}, {"window": [1, 2, 3]}, {"scales": []},
+        {"scales": [1e400]}, {"scales": [None]}, {"base": [8, 8], "rule": "fill"}, {"flip": "no"},
+        {"base": ["\x1b]0;", 1], "rule": "fit"}, {"window": [8, 8], "stride": [9, 9]},
+    ],
+)  # fmt: skip
+def test_a_broken_protocol_in_a_file_is_named(tmp_path, facts):
+    file = tmp_path / "net.safetensors"
+    setr_lib.save_checkpoint(SETR(small_config()), file, protocol=facts)
+    with pytest.raises(ValueError, match=r"net.safetensors: its protocol is .* means noth") as seen:
+        setr_lib.load_checkpoint(file)
+    assert str(seen.value).isprintable()
+
+
+# ---- precision, windows at once, reading ahead
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("plan", [TestProtocol(), TestProtocol((32, 32), (20, 20))])
+@torch.no_grad()
+def test_a_network_in_16_bits_is_enlarged_in_32(monkeypatch, precision, plan):
+    """Nearly the same classes; the network's products are in 16 bits, the resizes' are not."""
+    model, image = SETR(small_config("pup")).eval(), np.random.default_rng(0)
+    image = image.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    maps, plain = [], model.small_logits
+
+    def small(*args, **words):
+        maps.append(plain(*args, **words))
+        return maps[-1]
+
+    monkeypatch.setattr(model, "small_logits", small)
+    logits = view_logits(model, image, False, plan, None)
+    with casting(model, precision):
+        found = view_logits(model, image, False, plan, None)
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert maps[-1][0][0].dtype == kind and found.dtype == torch.float32
+    assert not torch.equal(found.to(kind).float(), found)  # no map of 16 bits, widened
+    torch.testing.assert_close(found, logits, rtol=2e-2, atol=2e-2 * float(logits.abs().max()))
+    same = setr_lib.predict(model, image, protocol=plan)
+    given = {"protocol": plan, "precision": precision}
+    assert (setr_lib.predict(model, image, **given) == same).mean() > 0.9
+    data = Shapes("val", size=(32, 32), length=1)
+    assert setr_lib.evaluate(model, data, progress=False, **given).counts.sum() == 32 * 32
+
+
+def test_another_precision_is_named():
+    with pytest.raises(ValueError, match="unknown precision 'bf61': did you mean bf16"):
+        setr_lib.predict(PixelModel(), np.zeros((4, 4, 3), np.uint8), precision="bf61")
+
+
+def test_windows_at_once_are_as_many_as_asked_for():
+    seen = []
+
+    class Watched(PixelModel):
+        def forward(self, images):
+            seen.append(len(images))
+            return super().forward(images)
+
+    model, image = Watched(), np.random.default_rng(0).integers(0, 256, (16, 80, 3), np.uint8)
+    plan = TestProtocol((16, 16))
+    one = setr_lib.predict(model, image, protocol=plan)
+    assert seen == [1] * 5
+    assert np.array_equal(setr_lib.predict(model, image, protocol=plan, batch=3), one)
+    assert seen[5:] == [3, 2]
+
+
+class Slow(Shapes):
+    """Pairs that come out of order, and a note of how many were read and not yet counted."""
+
+    def __init__(self, readers):
+        super().__init__("val", size=(16, 16), length=12)
+        self.readers, self.ahead, self.most, self.lock = readers, 0, 0, threading.Lock()
+        self.now, self.together = 0, 0
+
+    def __getitem__(self, index):
+        with self.lock:
+            self.ahead, self.now = self.ahead + 1, self.now + 1
+            self.most, self.together = max(self.most, self.ahead), max(self.together, self.now)
+        time.sleep(0.03 if index % 4 == 0 else 0.001)
+        with self.lock:
+            self.now -= 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_images_are_read_ahead_in_order_and_not_too_many(readers):
+    """One thread for somebody else's data set, which may not be made for more."""
+    torch.manual_seed(1)
+    model, data, order = SETR(small_config()), Slow(readers), []
+
+    def each(number, _):
+        order.append(number)
+        data.ahead -= 1
+
+    found = setr_lib.evaluate(model, data, progress=False, each=each)
+    wanted = sum(confusion_matrix(setr_lib.predict(model, i), t, 8) for i, t in Slow(1))
+    assert torch.equal(found.counts, wanted) and order == list(range(12))
+    assert data.most <= readers + 2 and data.together == readers
+    assert PairDataset.readers == load_dataset(Given(), "val").readers == 1
+
+
+class Given:
+    """Pairs in memory."""
+
+    classes, palette = Shapes.classes, Shapes.palette
+
+    def __init__(self, count=3):
+        self.pairs = [Shapes("val", size=(48, 64))[number] for number in range(count)]
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+
+def test_an_error_of_the_network_ends_an_evaluation_and_its_readers():
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            raise RuntimeError("out of memory")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        setr_lib.evaluate(Broken(), Slow(3), progress=False)
+    assert threading.active_count() == before
+
+
+def test_a_label_of_another_size_is_left_out():
+    data = Given()
+    data.pairs[1] = (data.pairs[1][0], data.pairs[1][1][:40])
+    found = setr_lib.evaluate(SETR(small_config()), load_dataset(data, "val"), progress=False)
+    assert list(found.left_out) == ["Given number 1"] and found.counts.sum() == 2 * 48 * 64
+
+
+# ---- how far a reader has to walk
+
+
+def files_of(call):
+    """The files of the library in which a call runs, the data set's own left out."""
+    home, seen = Path(setr_lib.__file__).parent, set()
+
+    def note(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(home):
+            seen.add(str(path.relative_to(home)))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return seen
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_prediction_runs_in_three_files_and_an_evaluation_in_four(plan, precision):
+    model, image = PixelModel(), np.zeros((48, 64, 3), np.uint8)
+    data = load_dataset(Given(), "val")
+    data.classes, data.pairs.pairs = data.classes[:4], [(image, image[..., 0])] * 3
+    given = {"protocol": plan, "precision": precision, "scales": (0.5, 1.0), "flip": True}
+    three = {"inference.py", "images.py", "losses/strips.py"}
+    assert files_of(lambda: setr_lib.predict(model, image, **given)) <= three
+    found = files_of(lambda: setr_lib.evaluate(model, data, progress=False, **given))
+    assert found - {"data/load.py", "data/files.py"} <= three | {"evaluation.py"}

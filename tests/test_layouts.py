@@ -315,6 +315,18 @@ def test_a_list_without_a_class_is_refused(tmp_path):
         context_table(tmp_path / "labels.txt")
 
 
+def test_a_name_with_two_numbers_is_refused(tmp_path):
+    """Which of them the labels have, nobody can say; a line that stands there twice is harmless."""
+    file, lines = tmp_path / "labels.txt", label_names()
+    file.write_text(lines + lines)
+    assert len(context_table(file)) == 460
+    number = CONTEXT_NUMBERS[0]
+    file.write_text(lines + "459: aeroplane\n")
+    words = f"labels.txt gives 'aeroplane' the numbers {number} and 459; keep one"
+    with pytest.raises(ValueError, match=words):
+        context_table(file)
+
+
 # ---- the user's own folder
 
 

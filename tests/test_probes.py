@@ -6,7 +6,7 @@ import torch
 from conftest import small_config
 from sklearn.linear_model import LogisticRegression
 
-from setr_lib import SETR, load_dataset, load_record, predict
+from setr_lib import SETR, TestProtocol, load_dataset, load_record, predict
 from setr_lib.attention.maps import prepare
 from setr_lib.attention.probes import (
     Probes,
@@ -190,7 +190,7 @@ def test_emergence_ends_where_predict_does():
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     images, _ = prepare(model, image, base=(64, 48))
     last = emergence(model, images, size=(60, 90))[-1]
-    expected = predict(model, image, base=(64, 48))
+    expected = predict(model, image, protocol=TestProtocol(base=(64, 48), rule="fit"))
     assert np.array_equal(last.labels[0].numpy(), expected) and len(np.unique(expected)) > 2
 
 

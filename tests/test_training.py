@@ -11,7 +11,7 @@ import torch
 from setr_lib import SETR, get_recipe, load_checkpoint, train
 from setr_lib.data.augment import TrainingStream
 from setr_lib.data.load import Shapes
-from setr_lib.data.protocols import TestProtocol
+from setr_lib.images import TestProtocol
 from setr_lib.training.devices import RunOptions
 from setr_lib.training.loop import Run
 from setr_lib.training.optim import describe_groups, lr_at, make_optimizer, parameter_groups

@@ -82,7 +82,8 @@ def draw(checkpoint: str) -> None:
     model, _ = setr_lib.load_checkpoint(checkpoint)
     data = setr_lib.load_dataset("shapes", "test")
     images, labels = zip(*(data[number] for number in (0, 1, 2)))
-    guesses = [setr_lib.predict(model, image) for image in images]
+    as_it_is = setr_lib.TestProtocol()
+    guesses = [setr_lib.predict(model, image, protocol=as_it_is) for image in images]
     figure = plots.show_predictions(images, guesses, labels, data.classes, data.palette)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=80, pil_kwargs={"quality": 88})

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from setr_lib import TestProtocol, evaluate, load_checkpoint, load_dataset, scores
-from setr_lib.data.protocols import SCALES
+from setr_lib import TestProtocol, evaluate, load_checkpoint, load_dataset
 from setr_lib.files import sha256, write_json
+from setr_lib.images import SCALES
 from setr_lib.inference import window_starts
 from setr_lib.training.record import ROOT, surroundings
 
@@ -60,12 +60,11 @@ def main() -> None:
     ways = []
     for name, protocol in WAYS[options.ways].items():
         ends = [time.process_time()]
-        counts = evaluate(
+        found = evaluate(
             model, dataset, protocol=protocol, progress=False,
             each=lambda *_: ends.append(time.process_time()),  # noqa: B023
         )  # fmt: skip
         seconds = statistics.median(end - start for start, end in pairwise(ends))
-        found = scores(counts)
         ways.append(
             {
                 "name": name,

@@ -1,10 +1,10 @@
-"""Predictions as files: masks, overlays with a legend, and what the test servers take."""
+"""What a command writes: masks, overlays with a legend, what test servers take, a table."""
 
 # H W image rows and columns, K classes
 
 import functools
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.files import IMAGE_SUFFIXES, FileDataset, PairDataset
+from ..evaluation import Scores
 from ..files import few, whole_file
 from ..plots import Palette, colour, overlay
 
@@ -226,3 +227,19 @@ def font_file(text: str) -> str | None:
 def _save(image: Image.Image, path: Path, **options: Any) -> None:
     with whole_file(path) as temporary:
         image.save(temporary, **options)
+
+
+def score_table(found: Mapping[str, Scores], classes: Sequence[str]) -> str:
+    """IoU per class and the means, a column for each of the scores, and what nan means."""
+    rows = [("IoU in %", [f"{name:>18}" for name in found])]
+    for k, name in enumerate(classes):
+        rows.append((name, [f"{100 * s.iou[k]:18.1f}" for s in found.values()]))
+    for name in ("miou", "accuracy", "mean_accuracy"):
+        rows.append((name, [f"{100 * getattr(s, name):18.1f}" for s in found.values()]))
+    lines = [" ".join([name.ljust(15), *columns]) for name, columns in rows]
+    absent = [k for k in range(len(classes)) if any(not s.counts[k].sum() for s in found.values())]
+    if absent:
+        why = "; do the labels count from 1? The first class is 0" if 0 in absent else ""
+        names = few([classes[k] for k in absent], 20)
+        lines.append(f"in no label: {names} (nan is left out of the means{why})")
+    return "\n".join(lines)

@@ -10,6 +10,7 @@ from .. import __version__
 from ..data.download import ARCHIVES, GUIDES
 from ..data.load import NAMES
 from ..data.protocols import PROTOCOLS
+from ..inference import PRECISIONS
 from ..training.devices import RunOptions
 from ..training.recipes import Recipe
 from .flags import a_path, add_flags, between
@@ -22,10 +23,18 @@ SHARED: dict[str, dict[str, Any]] = {
     "root": {"type": a_path, "help": "the folder with the data sets; default: SETR_DATA, or data"},
     "split": {"default": "val", "help": "train, val, test, ...; default: val"},
     "protocol": {
-        "help": f"how images are read: {', '.join(PROTOCOLS)}; default: the paper's for its data "
-        "sets, else that of the training"
+        "help": f"how images are read: {', '.join(PROTOCOLS)}; default: the network's own, by "
+        "which its training was scored; of one without, the paper's for its data sets"
     },
-    "ms": {"action": "store_true", "help": "six scales and their mirror images"},
+    "tta": {
+        "action": "store_true",
+        "help": "test-time augmentation: six scales and their mirror images",
+    },
+    "precision": {
+        "choices": list(PRECISIONS),
+        "default": "fp32",
+        "help": "of the network; 16 bits are faster on a GPU. default: fp32",
+    },
     "device": {"help": "cpu, cuda, ...; default: a GPU if there is one"},
     "quiet": {"action": "store_true", "help": "no progress bar"},
 }
@@ -48,7 +57,8 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text.splitlines()[0], description=text)
         added.set_defaults(run=runs[name])
         for flag in shared:
-            added.add_argument(f"--{flag}", **SHARED[flag])
+            names = ["--tta", "--ms"] if flag == "tta" else [f"--{flag}"]
+            added.add_argument(*names, **SHARED[flag])
         return added.add_argument
 
     sizes = {"type": between(1, 65536), "nargs": "+", "metavar": "PIXELS"}
@@ -95,14 +105,14 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
     )
     add("--out", type=a_path, default=Path("curves.png"), help="default: curves.png")
 
-    add = verb("evaluate", "split", "root", "protocol", "ms", "device", "quiet")
+    add = verb("evaluate", "split", "root", "protocol", "tta", "precision", "device", "quiet")
     add("checkpoint", nargs="?", type=a_path, help=CHECKPOINT)
     add("--data", help="the data set; default: the one that it was trained on")
     add("--json", type=a_path, help="write the scores to this file, with all that led to them")
     add("--save-predictions", type=a_path, metavar="FOLDER",
         help="a PNG per image, in the data set's own numbers")  # fmt: skip
 
-    add = verb("predict", "protocol", "ms", "device", "quiet")
+    add = verb("predict", "protocol", "tta", "precision", "device", "quiet")
     add("images", nargs="+", type=a_path, help="files, and folders of images")
     add("--checkpoint", type=a_path, help=CHECKPOINT)
     add("--out", type=a_path, help="of one file: the image with the classes laid over it, or a "

@@ -4,13 +4,12 @@ from .augment import TrainingStream, TrainTransform
 from .check import check_dataset
 from .files import PairDataset
 from .load import Shapes, load_dataset
-from .protocols import PROTOCOLS, TestProtocol
+from .protocols import PROTOCOLS
 
 __all__ = [
     "PROTOCOLS",
     "PairDataset",
     "Shapes",
-    "TestProtocol",
     "TrainTransform",
     "TrainingStream",
     "check_dataset",

@@ -39,6 +39,7 @@ class PairDataset:
             server expects: `np.array(label_ids, np.uint8)[prediction]`.
         problems: sentences about missing files; empty for what `load_dataset` returns.
         suspicions: sentences about what may be a mistake, as far as names of files show it.
+        readers: how many threads may ask for pairs at once.
     """
 
     name: str
@@ -47,6 +48,7 @@ class PairDataset:
     palette: Palette
     ignore_index = IGNORE
     labelled = True
+    readers = 1  # somebody else's may share an open file between its pairs
     problems: Sequence[str] = ()
     suspicions: Sequence[str] = ()
 
@@ -86,6 +88,7 @@ class FileDataset(PairDataset):
     counts: Mapping[str, int] = MappingProxyType({})
     table: tuple[int, ...]
     note = ""  # on the table, for messages
+    readers = 4
 
     def __init__(self, split: str, root: Path = Path("data")) -> None:
         if split not in self.splits:

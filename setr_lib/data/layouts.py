@@ -281,8 +281,13 @@ def context_table(file: Path) -> np.ndarray:
 
     `file` is the archive's labels.txt with lines like `2: aeroplane`.
     """
-    lines = re.findall(r"^[ \t]*(\d{1,4})[ \t]*:(.*)$", read_text(file), re.MULTILINE)
-    numbers = {name.replace(" ", "").strip(): int(number) for number, name in lines}
+    numbers: dict[str, int] = {}
+    for text, spelled in re.findall(r"^[ \t]*(\d{1,4})[ \t]*:(.*)$", read_text(file), re.MULTILINE):
+        name, number = spelled.replace(" ", "").strip(), int(text)
+        if numbers.setdefault(name, number) != number and name in names.PASCAL_CONTEXT:
+            raise ValueError(
+                f"{file} gives {name!r} the numbers {numbers[name]} and {number}; keep one"
+            )
     missing = [name for name in names.PASCAL_CONTEXT[1:] if name not in numbers]
     if missing:
         raise ValueError(

@@ -97,6 +97,28 @@ def as_dataset(pairs: Any, split: str) -> PairDataset:
     return Given(pairs, split)
 
 
+def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDataset) -> None:
+    """A network's classes are those of the data set, else an error that names both.
+
+    Args:
+        classes: their names, as far as its file knows them.
+        count: how many the network has.
+    """
+    if count != len(dataset.classes):
+        raise ValueError(
+            f"the checkpoint has {count} classes, {dataset.name} has {len(dataset.classes)}: "
+            "evaluate it on data with its own classes"
+        )
+    if classes and len(classes) != count:
+        raise ValueError(f"the checkpoint has {count} classes and {len(classes)} names for them")
+    for k, (mine, other) in enumerate(zip(classes or dataset.classes, dataset.classes)):
+        if mine != other:
+            raise ValueError(
+                f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
+                "evaluate it on data with its own classes"
+            )
+
+
 def folder_path(name: str) -> Path:
     """The PATH of `folder:PATH`; `~` is the home folder."""
     return Path(os.path.expanduser(name.removeprefix("folder:")))
@@ -139,6 +161,7 @@ class Shapes(PairDataset):
     name = "shapes"
     classes = shapes.CLASSES
     palette = shapes.PALETTE
+    readers = 4
     lengths: Mapping[str, int] = MappingProxyType({"train": 10_000, "val": 200, "test": 200})
 
     def __init__(

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from ..data.augment import TrainingStream
 from ..data.load import load_dataset
-from ..evaluation import IncompleteEvaluation, evaluate, scores
+from ..evaluation import evaluate
 from ..weights.config import make_network
 from . import checkpoint, devices, record
 from .devices import Processes, RunOptions
@@ -251,16 +251,11 @@ class Run:
         clock, r = time.monotonic(), self.recipe
         self.team.share_buffers(self.model)
         asked.interrupt_at_once()
-        left_out: dict[str, str] = {}
-        try:
-            counts = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
-        except IncompleteEvaluation as error:  # it has said which, and counted all others
-            counts, left_out = error.counts, error.left_out
+        result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
         asked.at_once = False
-        result = scores(counts)
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
-        facts |= {"counts": counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
-        self.evaluations.append(facts | ({"left_out": left_out} if left_out else {}))
+        facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
+        self.evaluations.append(facts | ({"left_out": result.left_out} if result.left_out else {}))
         seen.curves(self.step, {"miou": result.miou})
         if math.isnan(result.miou):
             self.team.say(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.files import PairDataset
 from ..geometry import IGNORE
-from ..losses.cross_entropy import class_weights
+from ..losses.segmentation import class_weights
 from .recipes import Recipe
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..data.augment import TrainTransform
-from ..data.protocols import TestProtocol
-from ..files import OLD_WORDS, in_field_words, unknown
-from ..geometry import as_switch
+from ..files import OLD_WORDS, as_switch, in_field_words, unknown
+from ..images import TestProtocol
 from ..model import SIZES, SETRConfig
 from ..weights.config import config_from_dict
 
