@@ -49,13 +49,13 @@ from .training.devices import RunOptions, default_device, join_processes, usable
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
-from .training.record import ROOT, load_log, load_record, surroundings
+from .training.record import MODELS, ROOT, load_log, load_record, surroundings
 from .weights.config import config_from_checkpoint, make_network
 from .weights.load import load_weights, save_checkpoint
 from .weights.tensors import read_tensors
 from .zoo import create_model, list_models, load_checkpoint
 
-SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
+SHIPPED = MODELS / "camvid_naive_tiny" / "model.safetensors"
 
 
 def main(arguments: list[str] | None = None) -> int:
