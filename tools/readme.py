@@ -32,7 +32,7 @@ def results() -> str:
 def run_row(name: str, record: dict) -> list[str]:
     recipe, hardware = record["recipe"], record["hardware"]
     machine = hardware.get("gpu") or f"{hardware['threads']} threads of {hardware['processor']}"
-    how = f"{recipe['schedule']} steps of {recipe['batch']}, {recipe['optimiser'].upper()}"
+    how = f"{recipe['total_steps']} steps of {recipe['batch']}, {recipe['optimizer'].upper()}"
     minutes = f"{record['seconds'] / 60:.1f} min"
     last = (record["last"] or {}).get("miou")
     miou = "" if last is None else f"{100 * last:.1f}"
