@@ -1,6 +1,7 @@
 """The book shows what was run: stable files, one address, nobody else's pictures."""
 
 import json
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+import setr_lib
+from setr_lib import attention
 from setr_lib.__main__ import _parser
 from setr_lib.training.record import RECORDS, ROOT, list_records, load_record
 from tools import notebooks, readme
@@ -143,9 +146,23 @@ def test_the_first_cell_finds_or_fetches_the_book(tmp_path, place):
     assert not list(tmp_path.glob(".setr-*"))
 
 
+def test_the_library_page_has_every_public_name():
+    """And each entry of it exists where it is said to be."""
+    text, module, found = (ROOT / "book" / "api.md").read_text(), "", set()
+    for kind, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.M):
+        if kind == "currentmodule":
+            module = name
+        else:
+            pkgutil.resolve_name(name if name.startswith("setr_lib") else f"{module}.{name}")
+            found.add(name)
+    missing = {name for name in setr_lib.__all__ if name not in found and f"`{name}`" not in text}
+    assert missing == set()
+    assert {name for name in attention.__all__ if name not in found} == set()
+
+
 def test_commands_in_the_texts_exist():
-    """Every `setr ...` of README and contributing guide is understood."""
-    text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()
+    """Every `setr ...` of the README, the book's first page and the page on data is understood."""
+    text = "".join((ROOT / f).read_text() for f in ("README.md", "data/README.md", "book/index.md"))
     commands = re.findall(r"(?:python -m setr_lib|(?<=[`\n])setr) ([^`#\n]+)", text)
     assert len(commands) >= 7
     for command in commands:
