@@ -38,11 +38,11 @@ bench: $(READY)
 
 # Run the chapters, store their outputs, bring the files into their one form.
 notebooks: $(READY)
-	$(BIN)/python tools/notebooks.py execute $(CHAPTERS)
+	$(BIN)/python -m tools.notebooks execute $(CHAPTERS)
 
 # make address URL=https://github.com/OWNER/REPOSITORY
 address: $(READY)
-	$(BIN)/python tools/notebooks.py address $(URL)
+	$(BIN)/python -m tools.notebooks address $(URL)
 
 clean:
 	rm -rf _build $(VENV)

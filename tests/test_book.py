@@ -1,7 +1,7 @@
 """The book shows what was run: stable files, one address, nobody else's pictures."""
 
-import importlib.util
 import json
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -12,25 +12,21 @@ import numpy as np
 import pytest
 import yaml
 
+import setr_lib
+from setr_lib import attention
 from setr_lib.__main__ import _parser
 from setr_lib.training.record import RECORDS, ROOT, list_records, load_record
+from tools import notebooks, readme
 
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 TEXTS = [p for p in ROOT.glob("**/*") if p.suffix in {".md", ".py", ".yml", ".toml", ".cff", ".js"}]
 TEXTS = [p for p in TEXTS if not {"_build", "camvid"} & set(p.parts) and "venv" not in str(p)]
 
 
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_a_chapter_is_in_its_one_form(path):
     """Run once from top to bottom, normalised, no errors, nothing on stderr, not too large."""
-    assert tool("notebooks").problems(path) == []
+    assert notebooks.problems(path) == []
 
 
 @pytest.mark.parametrize(
@@ -41,11 +37,11 @@ def test_the_chapter_with_explorers_may_be_larger_than_the_others(tmp_path, name
     path = tmp_path / name
     for size, allowed in ((limit, True), (limit + 1, False)):
         padded = nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell("x", id="padding")])
-        spare = size - len(tool("notebooks").text_of(padded).encode())
+        spare = size - len(notebooks.text_of(padded).encode())
         padded.cells[0].source += "x" * spare
-        path.write_text(tool("notebooks").text_of(padded))
+        path.write_text(notebooks.text_of(padded))
         assert path.stat().st_size == size
-        assert (tool("notebooks").problems(path) == []) == allowed
+        assert (notebooks.problems(path) == []) == allowed
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -89,7 +85,7 @@ def test_every_chapter_is_in_the_table_of_contents():
 
 def test_the_address_stands_once():
     """Every copy of the repository's address is the one in _config.yml."""
-    url = tool("notebooks").address()
+    url = notebooks.address()
     ours = url.removeprefix("https://github.com/")
     name = ours.split("/")[1]
     found = 0
@@ -116,8 +112,8 @@ def test_make_address_rewrites_every_copy(tmp_path):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    old = tool("notebooks").address().removeprefix("https://github.com/")
-    call = [sys.executable, "tools/notebooks.py", "address", "https://github.com/me/my.book.git"]
+    old = notebooks.address().removeprefix("https://github.com/")
+    call = [sys.executable, "-m", "tools.notebooks", "address", "https://github.com/me/my.book.git"]
     subprocess.run(call, cwd=tmp_path, check=True, capture_output=True)
     texts = [p for p in tmp_path.rglob("*") if p.suffix in {".md", ".ipynb", ".yml", ".cff"}]
     assert not any(old in p.read_text() for p in texts)
@@ -138,7 +134,7 @@ def test_the_first_cell_finds_or_fetches_the_book(tmp_path, place):
     (tmp_path / "setr_lib").mkdir()
     (tmp_path / "setr_lib" / "__init__.py").write_text("raise SystemExit('foreign')")
     (tmp_path / "setr-step-by-step").mkdir()
-    cell = tool("notebooks").TEMPLATE.read_text().replace("REPOSITORY_URL", str(origin))
+    cell = notebooks.TEMPLATE.read_text().replace("REPOSITORY_URL", str(origin))
     cell = cell.replace("REPOSITORY_TAG", "v0")
     code = f"{cell}\n{cell}\nimport setr_lib\nprint(setr_lib.__file__, os.getcwd())"
     folder = ROOT / "book" if place == "checkout" else tmp_path
@@ -150,9 +146,23 @@ def test_the_first_cell_finds_or_fetches_the_book(tmp_path, place):
     assert not list(tmp_path.glob(".setr-*"))
 
 
+def test_the_library_page_has_every_public_name():
+    """And each entry of it exists where it is said to be."""
+    text, module, found = (ROOT / "book" / "api.md").read_text(), "", set()
+    for kind, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.M):
+        if kind == "currentmodule":
+            module = name
+        else:
+            pkgutil.resolve_name(name if name.startswith("setr_lib") else f"{module}.{name}")
+            found.add(name)
+    missing = {name for name in setr_lib.__all__ if name not in found and f"`{name}`" not in text}
+    assert missing == set()
+    assert {name for name in attention.__all__ if name not in found} == set()
+
+
 def test_commands_in_the_texts_exist():
-    """Every `setr ...` of README and contributing guide is understood."""
-    text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()
+    """Every `setr ...` of the README, the book's first page and the page on data is understood."""
+    text = "".join((ROOT / f).read_text() for f in ("README.md", "data/README.md", "book/index.md"))
     commands = re.findall(r"(?:python -m setr_lib|(?<=[`\n])setr) ([^`#\n]+)", text)
     assert len(commands) >= 7
     for command in commands:
@@ -160,9 +170,8 @@ def test_commands_in_the_texts_exist():
 
 
 def test_tables_of_results_are_read_from_the_records():
-    readme = tool("readme")
     for file in readme.FILES:
-        assert readme.renewed(file.read_text()) == file.read_text(), "python tools/readme.py"
+        assert readme.renewed(file.read_text()) == file.read_text(), "python -m tools.readme"
 
 
 @pytest.mark.parametrize("name", list_records())
@@ -175,7 +184,8 @@ def test_a_record_can_be_believed(name):
         from setr_lib import Recipe, scores
         from setr_lib.training.recipe import recipe_hash
 
-        assert record["finished"] and recipe_hash(record["recipe"]) == record["recipe_hash"]
+        written = json.loads((RECORDS / name / "record.json").read_text())["recipe"]
+        assert record["finished"] and recipe_hash(written) == record["recipe_hash"]
         assert Recipe.from_dict(record["recipe"]).total_steps == record["step"]
         assert scores(record["last"]["counts"]).miou == pytest.approx(record["last"]["miou"])
         steps = [json.loads(line)["step"] for line in (RECORDS / name / "log.jsonl").open()]

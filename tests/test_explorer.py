@@ -382,7 +382,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
 
 def test_a_network_too_large_for_a_page_gets_larger_cells(tmp_path, monkeypatch):
     """In the file, and a picture alone in the notebook."""
-    monkeypatch.setattr("setr_lib.explorer.PAGE_NUMBERS", 1000)
+    monkeypatch.setattr("setr_lib.explorer.widget.PAGE_NUMBERS", 1000)
     widget = explorer()
     assert widget._pool() == 2
     assert "data-payload" not in widget._html()

@@ -1,9 +1,9 @@
 """Keep the chapters' files stable: execute them, normalise them, check them.
 
-    python tools/notebooks.py execute [book/x.ipynb ...]    run top to bottom, then normalise
-    python tools/notebooks.py normalise [book/x.ipynb ...]  rewrite the files in their one form
-    python tools/notebooks.py check                         fail if a file is not in that form
-    python tools/notebooks.py address URL                   the repository's new address, everywhere
+    python -m tools.notebooks execute [book/x.ipynb ...]    run top to bottom, then normalise
+    python -m tools.notebooks normalise [book/x.ipynb ...]  rewrite the files in their one form
+    python -m tools.notebooks check                         fail if a file is not in that form
+    python -m tools.notebooks address URL                   the repository's new address, everywhere
 
 The one form: output and counts of one run from top to bottom, no metadata but tags, no widget
 state, the bootstrap cell from its template, and no output of cells that show other people's data
@@ -137,7 +137,7 @@ def problems(path: Path) -> list[str]:
             if output.output_type == "error" and "raises-exception" not in tags:
                 found.append(f"ends in {output.ename}: {output.evalue[:80]}")
     if text_of(notebook) != text:
-        found.append("is not normalised: python tools/notebooks.py normalise")
+        found.append("is not normalised: python -m tools.notebooks normalise")
     return [f"{path.name} {problem}" for problem in found]
 
 

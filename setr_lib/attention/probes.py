@@ -1,7 +1,7 @@
 """Where the segmentation emerges: decoder stages, auxiliary heads, a linear probe per block.
 
 A probe is one linear classifier on the frozen patch tokens of one block (Alain and Bengio,
-*Understanding intermediate layers using linear classifier probes*, 2016). `python -m tools.probes`
+*Understanding intermediate layers using linear classifier probes*, 2016). `tools.measure`
 fits those of the shipped model.
 """
 

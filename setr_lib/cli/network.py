@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..training.record import ROOT, load_record
+from ..training.record import MODELS, ROOT, load_record
 from ..zoo import load_checkpoint
 
-SHIPPED = ROOT / "data" / "models" / "camvid_naive_tiny" / "model.safetensors"
+SHIPPED = MODELS / "camvid_naive_tiny" / "model.safetensors"
 
 
 def load_network(

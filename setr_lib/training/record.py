@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
-RECORDS = ROOT / "data" / "records"  # the committed ones
+SHIPPED = PACKAGE / "shipped"  # an installed package brings its data along (pyproject.toml)
+DATA = SHIPPED if SHIPPED.is_dir() else ROOT / "data"  # those of a checkout
+RECORDS, MODELS = DATA / "records", DATA / "models"  # the committed ones
 
 
 def load_record(name: str | os.PathLike[str]) -> dict[str, Any]:
