@@ -19,6 +19,7 @@ START, END = "<!-- house: written by tools/house.py -->", "<!-- end of house -->
 ROOMS = {
     "files": "files that are whole or absent, and words for mistakes",
     "geometry": "**1** patch grid, padding, resizing back: decided here, used everywhere",
+    "images": "any image as pixels, and pixels as what a network reads",
     "losses": "cross-entropy without the enlarged map: in strips (CPU) or fused (GPU); Dice, focal",
     "encoder": "**2** image -> tokens",
     "decoders": "**3** tokens -> logits: Naive, PUP, MLA with their auxiliary heads",
@@ -26,7 +27,6 @@ ROOMS = {
     "model": "**4** configuration, encoder, decoder and loss together",
     "baselines/fcn": "the convolutional network that the paper compares with",
     "weights": "any file as tensors, safely; other people's names; what fills a network",
-    "images": "any image as pixels, and pixels as what a network reads",
     "data": "data sets by name: files, classes, crops, download, check, and how each is scored",
     "inference": "**6** image -> class of every pixel: windows, test-time augmentation",
     "zoo": "everything that makes a network: by name, from a configuration, from a file",
