@@ -98,6 +98,19 @@ def test_parts_weigh_as_much_as_their_classes(recipe, batch, monkeypatch):
     assert one["loss"] != plain["loss"]
 
 
+def test_the_scale_of_the_loss_leaves_the_step_as_it_is(recipe, batch):
+    """As fp16 has it: a power of two, divided out of the gradients before the step."""
+    steps = []
+    for scaled in (False, True):
+        job = Run(
+            dataclasses.replace(recipe, micro_batch=2, optimizer="sgd"), None, "data", CPU, False
+        )
+        job.scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+        job.train_step([(part[0], part[1]) for part in zip(*(t.chunk(2) for t in batch))])
+        steps.append(job.model.state_dict())
+    assert all(torch.equal(steps[0][name], steps[1][name]) for name in steps[0])
+
+
 def test_two_processes_stop_and_resume_as_one_run(tmp_path, recipe):
     """3 + 5 steps, the stop asked of one process only, equal 8 to the last bit; with workers."""
     do_step = Run.train_step

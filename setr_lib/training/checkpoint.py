@@ -69,8 +69,6 @@ def open_run(run: "Run", resume: bool, steps: int) -> None:
             team.wait()
     if team.is_main:
         clear_run(run.out)
-        if resume:
-            write_files(run)  # a killed run may have left older ones
 
 
 def save(run: "Run") -> None:
@@ -90,32 +88,23 @@ def save(run: "Run") -> None:
         save_state(run.out / "state", state)
         write_files(run)
     run.team.wait()
-    run.saving = SavingTimes(began)
+    run.saved = time.monotonic()
+    run.saving_seconds = run.saved - began
+
+
+def is_due(run: "Run") -> bool:
+    """Whether the main process wants to save; the others follow it."""
+    wait = max(SAVE_SECONDS, run.saving_seconds / SAVE_SHARE)
+    return run.team.is_main and time.monotonic() - run.saved > wait
 
 
 def save_weights(run: "Run", name: str) -> None:
     """`best.safetensors` or `last.safetensors`: weights that know what they were made by."""
     save_checkpoint(
-        run.model,
-        run.out / f"{name}.safetensors",
-        classes=run.data.classes,
-        palette=run.data.palette,
-        recipe=run.recipe.to_dict(),
-        protocol=asdict(run.recipe.protocol),
-        step=run.step,
-    )
-
-
-class SavingTimes:
-    """When a state was saved last, and how long that took."""
-
-    def __init__(self, began: float | None = None) -> None:
-        self.ended = time.monotonic()
-        self.took = self.ended - (self.ended if began is None else began)
-
-    def due(self) -> bool:
-        """Whether it is time for the next saving."""
-        return time.monotonic() - self.ended > max(SAVE_SECONDS, self.took / SAVE_SHARE)
+        run.model, run.out / f"{name}.safetensors", classes=run.data.classes,
+        palette=run.data.palette, recipe=run.recipe.to_dict(),
+        protocol=asdict(run.recipe.protocol), step=run.step,
+    )  # fmt: skip
 
 
 def has_state(folder: Path) -> bool:
@@ -170,7 +159,6 @@ def claim_together(folder: Path, team: Processes) -> FileLock | None:
 
 def state_of(run: "Run") -> dict[str, Any]:
     """All that the rest of a run depends on; every process has to call this."""
-    chance = run.team.gather(rng_state(run.device))
     return {
         "recipe": run.recipe.to_dict(),
         "classes": list(run.data.classes),
@@ -179,7 +167,7 @@ def state_of(run: "Run") -> dict[str, Any]:
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
-        "rng": chance,
+        "rng": run.team.gather(rng_state(run.device)),
     }
 
 
@@ -196,8 +184,8 @@ def restore(run: "Run") -> None:
         state |= {name: record.get(name) for name in ("recipe", "classes", "images")}
     compare(run, state)
     run.team.wait()
+    run.team.say(notice)
     if notice and run.team.is_main:
-        run.team.say(notice)
         retire_damaged(folder)
     try:
         for name in KEPT:
@@ -219,11 +207,8 @@ def compare(run: "Run", state: dict[str, Any]) -> None:
     """Refuse to go on by other facts or with other classes; say it if the images changed."""
     wrong = Recipe.from_dict(state["recipe"]).differences(run.recipe)
     pairs = zip_longest(state.get("classes") or (), run.data.classes)
-    wrong += [
-        f"class {k} is {old!r} there and {new!r} here"
-        for k, (old, new) in enumerate(pairs)
-        if old != new
-    ]
+    changed = [(k, *pair) for k, pair in enumerate(pairs) if pair[0] != pair[1]]
+    wrong += [f"class {k} is {old!r} there and {new!r} here" for k, old, new in changed]
     if wrong:
         raise ValueError(
             f"{run.out} was trained by other facts: {'; '.join(wrong)}. Resume with those of "

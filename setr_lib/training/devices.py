@@ -13,13 +13,13 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -106,14 +106,6 @@ class Processes:
                 share = max(1, (os.cpu_count() or 1) // here)
                 torch.set_num_threads(min(torch.get_num_threads(), share))
 
-    def __enter__(self) -> "Processes":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """After an error the others may be anywhere: to part from them could take for ever."""
-        if kind is None or not issubclass(kind, Exception):
-            self.leave()
-
     def leave(self) -> None:
         """End what was begun here: the process group, or only our part of the caller's."""
         if self.size > 1:
@@ -126,23 +118,11 @@ class Processes:
 
     def wait(self) -> None:
         """Until all are here."""
-        if self.size > 1:
-            dist.barrier(group=self.hosts)
+        self.gather(None)
 
     def total(self, *numbers: float) -> list[float]:
-        """The sum of each number over the processes; exact up to 2**53."""
-        if self.size == 1:
-            return list(numbers)
-        message = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(message, group=self.hosts)
-        return message.tolist()
-
-    def mean(self, values: Tensor) -> list[float]:
-        """The mean of each value over the processes; waits for the device."""
-        if self.size > 1:
-            values = values.cpu()
-            dist.all_reduce(values, group=self.hosts)
-        return (values / self.size).tolist()
+        """The sum of each number over the processes."""
+        return [sum(column) for column in zip(*self.gather(numbers))]
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""
@@ -151,20 +131,14 @@ class Processes:
             dist.all_gather_object(found, value, group=self.hosts)
         return found
 
-    def share(self, module: nn.Module, find_unused: bool) -> nn.Module:
+    def share(self, module: nn.Module, find_unused: bool) -> Any:
         """The module, so that every backward pass averages its gradients over the processes."""
         if self.size == 1:
             return module
+        devices = None if self.device.type == "cpu" else [self.device.index]
         return DistributedDataParallel(
-            module,
-            device_ids=None if self.device.type == "cpu" else [self.device.index],
-            find_unused_parameters=find_unused,
-            gradient_as_bucket_view=True,
+            module, devices, find_unused_parameters=find_unused, gradient_as_bucket_view=True
         )
-
-    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
-        """In here a backward pass keeps its gradients to itself, for a later one to average."""
-        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers: running means differ without SyncBN."""
@@ -197,16 +171,15 @@ def meeting_place() -> tuple[dist.Store, int, int]:
 @contextmanager
 def patience(seconds: float = 10.0) -> Iterator[None]:
     """Say for whom this process waits, if the others of a launcher take long to come."""
-    found = {name: os.environ.get(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-    where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    found = ", ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
     text = (
-        f"still waiting for other processes to come to {where}, as the environment says: "
-        + ", ".join(f"{name}={value}" for name, value in found.items() if value)
-        + ". If nobody started others (schedulers leave such variables behind), unset them"
+        f"still waiting for other processes, as the environment says: {found}. If nobody started "
+        "others (schedulers leave such variables behind), unset them"
     )
     timer = threading.Timer(seconds, say, (text, sys.stderr))
     timer.daemon = True
-    if (found["WORLD_SIZE"] or "1") != "1":
+    if (os.environ.get("WORLD_SIZE") or "1") != "1":
         timer.start()
     try:
         yield

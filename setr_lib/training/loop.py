@@ -70,10 +70,9 @@ def train(
 
     Raises:
         ValueError: for an unknown recipe or fact, more steps than the schedule has, a batch that
-            the processes cannot share evenly, data without labels or of which too much cannot be
-            read, or a run to resume that has other facts or classes.
-        FileExistsError: if `out_dir` holds a run and `resume` is not set, or if another run is
-            writing there.
+            the processes cannot share evenly, data without labels or too much of it unreadable, or
+            a run to resume that has other facts or classes.
+        FileExistsError: if `out_dir` holds a run and `resume` is not set, or one is writing there.
         FloatingPointError: if loss or weights are no numbers any more; the last state is kept. On a
             GPU this is noticed up to `LOG_EVERY` steps late, and before anything is saved.
         OSError: if a file cannot be written; what was written before is untouched.
@@ -84,12 +83,16 @@ def train(
     options = dataclasses.replace(execution or RunOptions(), **switches)
     recipe = replace(get_recipe(recipe) if isinstance(recipe, str) else recipe, **overrides)
     run = Run(recipe, Path(out_dir), data_root, options, progress)
-    with run.team:
-        try:
-            return run.fit(resume, recipe.total_steps if steps is None else steps)
-        finally:
-            if run.lock:
-                run.lock.release()
+    try:
+        record = run.fit(resume, recipe.total_steps if steps is None else steps)
+    except KeyboardInterrupt:
+        run.team.leave()  # not after errors: others may be elsewhere, and be waited for
+        raise
+    finally:
+        if run.lock:
+            run.lock.release()
+    run.team.leave()
+    return record
 
 
 class Run:
@@ -125,7 +128,7 @@ class Run:
         self.lock: FileLock | None = None  # of the run folder, while this process writes there
         self.seconds = 0.0  # of training and evaluation, over all sessions of the run
         self.clock = time.monotonic()
-        self.saving = checkpoint.SavingTimes()
+        self.saved, self.saving_seconds = self.clock, 0.0
         self.surroundings = record.surroundings(self.device)  # of this code, whatever changes
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.sessions: list[dict[str, Any]] = []
@@ -145,9 +148,7 @@ class Run:
             while self.step < steps:
                 seen.step_begins()
                 self.train_step([next(batches) for _ in range(self.accumulate)])
-                stop, save = self.team.total(
-                    asked.count > 0, self.team.is_main and self.saving.due()
-                )
+                stop, save = self.team.total(asked.count > 0, checkpoint.is_due(self))
                 log = self.step % LOG_EVERY == 0 or self.step == steps
                 score = self.evaluation_is_due(steps)
                 if log or score or stop or save or self.device.type == "cpu":
@@ -177,15 +178,12 @@ class Run:
         """The micro-batches of `batches`, and what was left out on the way to each."""
         batch, team = self.recipe.batch, self.team
         return DataLoader(
-            self.stream,
-            self.micro_batch,
-            collate_fn=self.stream.collate,
+            self.stream, self.micro_batch, collate_fn=self.stream.collate,
             sampler=range(self.step * batch + team.rank, steps * batch, team.size),
-            num_workers=self.options.workers,
-            worker_init_fn=devices.end_with_the_owner,
+            num_workers=self.options.workers, worker_init_fn=devices.end_with_the_owner,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the run's random numbers
-        )
+        )  # fmt: skip
 
     def train_step(self, batch: list[Batch]) -> None:
         """One step of the optimiser on the micro-batches of one step."""
@@ -196,7 +194,7 @@ class Run:
         for number, (crops, share) in enumerate(zip(batch, self.shares(batch)), 1):
             images, labels = self.to_device(*crops)
             last = number == len(batch)  # the processes average their gradients once per step
-            with nullcontext() if last else self.team.apart(self.learner):
+            with nullcontext() if last or self.team.size == 1 else self.learner.no_sync():
                 with self.autocast:
                     loss = self.learner(images, labels)
                 loss = loss * share
@@ -229,7 +227,8 @@ class Run:
 
     def read_losses(self) -> list[float]:
         """The losses since the last reading, which waits for the device; it stops at a NaN."""
-        found = self.team.mean(torch.stack(self.pending))
+        summed = self.team.total(*torch.stack(self.pending).tolist())
+        found = [loss / self.team.size for loss in summed]
         for step, loss in enumerate(found, self.step - len(found)):
             if not math.isfinite(loss):
                 raise record.diverged(self, f"the loss is {loss}", step)
@@ -280,10 +279,9 @@ class Run:
 class HeadsLoss(nn.Module):
     """The network and its loss as one module: processes meet in a module's forward pass."""
 
-    def __init__(self, network: nn.Module, average: str, weight: Tensor | None) -> None:
+    def __init__(self, network: Any, average: str, weight: Tensor | None) -> None:
         super().__init__()
-        self.network: Any = network
-        self.average = average
+        self.network, self.average = network, average
         device = next(network.parameters()).device
         self.facts = {} if weight is None else {"weight": weight.to(device)}
 

@@ -1,6 +1,7 @@
 """Which parameter moves how fast, and which pixel weighs how much."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,8 @@ def count_class_weights(data: PairDataset) -> Tensor:
 
     def labels() -> Iterator[np.ndarray]:
         for index in range(len(data)):
-            try:
+            with suppress(ValueError, OSError):  # left out of training, too, where that is said
                 yield data.label(index)
-            except (ValueError, OSError):  # left out of training, too, where that is said
-                continue
 
     return class_weights(labels(), len(data.classes))
 

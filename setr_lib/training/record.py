@@ -328,7 +328,9 @@ def begin_session(run: "Run", resume: bool) -> None:
     run.sessions.append({**session, "images": run.images})
     if run.show:
         say(describe_groups(run.optimizer.param_groups, run.recipe))
-    if run.team.is_main and not resume:
+    if run.team.is_main and resume:
+        write_files(run)  # a killed run may have left older ones
+    elif run.team.is_main:
         for sentence in suspicions(*label_histogram(run.data), run.data.classes):
             say(sentence)
 
