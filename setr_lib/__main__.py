@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import math
 import os
 import sys
 import time
@@ -16,11 +17,10 @@ from .cli.flags import given, size_of
 from .cli.network import load_network, naming_file
 from .cli.outputs import (
     check_destinations,
-    check_label_folder,
     find_images,
     font_file,
+    label_writer,
     plan_outputs,
-    save_label_ids,
     save_mask,
     save_overlay,
     score_table,
@@ -30,10 +30,10 @@ from .costs import cost_table, costs
 from .data.check import check_dataset, splits_to_check
 from .data.classes import spread_palette
 from .data.download import ARCHIVES, download
-from .data.files import IMAGE_SUFFIXES
+from .data.files import IMAGE_SUFFIXES, PairDataset
 from .data.load import check_classes, load_dataset
 from .data.protocols import find_protocol
-from .evaluation import evaluate, prior_scores
+from .evaluation import Scores, evaluate, prior_scores
 from .files import few, sha256, whole_file, write_json
 from .images import TestProtocol, to_pixels
 from .inference import default_protocol, predict
@@ -78,12 +78,10 @@ def _nobody_reads() -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    return make_parser(
-        [
-            _summary, _convert, _download, _check, _recipes, _train, _plot, _evaluate, _predict,
-            _baselines,
-        ]
-    )  # fmt: skip
+    return make_parser([
+        _summary, _convert, _download, _check, _recipes, _train, _plot, _evaluate, _predict,
+        _baselines,
+    ])  # fmt: skip
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -96,10 +94,9 @@ def _summary(options: argparse.Namespace) -> None:
     for name in list_models() if options.all else [options.model]:
         found = costs(functools.partial(create_model, name, options.classes, size), size)
         count = sum(found.parameters.values())
-        rows, cols = found.tokens
         if options.all:
             numbers = (count / 1e6, found.gflops, found.inference_gib, found.training_gib)
-            print(name.ljust(17), *(f"{n:11.2f}" for n in numbers), f"{rows * cols:9}")
+            print(name.ljust(17), *(f"{n:11.2f}" for n in numbers), f"{math.prod(found.tokens):9}")
             continue
         print(f"{name}, {options.classes} classes, one image of {size[0]}x{size[1]}, float32")
         print(cost_table(found))
@@ -190,20 +187,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     model, about, file = load_network(options.checkpoint, device, first)
     if options.json:
         check_destinations([options.json], [file, file.with_name("record.json")])
-    trained_on = about.get("recipe", {}).get("dataset")
-    if not (options.data or trained_on):
+    name = options.data or about.get("recipe", {}).get("dataset")
+    if not name:
         raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
-    dataset = load_dataset(options.data or trained_on, options.split, root=options.root)
+    dataset = load_dataset(name, options.split, root=options.root)
     check_classes(about.get("classes"), model.config.num_classes, dataset)
-    folder, each = options.save_predictions, None
-    if folder:
-        check_label_folder(folder, dataset)
-        each = functools.partial(save_label_ids, folder, dataset)
-    elif not dataset.labelled:
+    if not (dataset.labelled or options.save_predictions):
         raise ValueError(
             f"the labels of {dataset.name} {options.split} are kept by its server; nothing can be "
             "scored here (--save-predictions FOLDER writes what the server takes)"
         )
+    each = options.save_predictions and label_writer(options.save_predictions, dataset)
     protocol = _protocol(options, model, dataset.name)
     if first:
         print(f"protocol: {protocol}", file=sys.stderr)
@@ -214,29 +208,33 @@ def _evaluate(options: argparse.Namespace) -> None:
             progress=not options.quiet, each=each,
         )  # fmt: skip
     if first:
-        recipe = about.get("recipe")
-        name = f"{recipe['name']}, step {about['step']}" if recipe else "checkpoint"
-        shown = {name: found} if dataset.labelled else {}
-        if options.json:
-            facts = {
-                "dataset": dataset.name,
-                "split": options.split,
-                "images": len(dataset),
-                "left_out": found.left_out,
-                "protocol": dataclasses.asdict(protocol),
-                "precision": options.precision,
-                "checkpoint": {"file": str(file), "sha256": sha256(file)},
-                "seconds": round(time.monotonic() - clock, 1),
-                "scores": {k: v.to_dict(dataset.classes) for k, v in shown.items()},
-                "counts": found.counts.tolist(),
-            }
-            write_json(options.json, {**facts, **surroundings(torch.device(device))})
-        if shown:
-            print(score_table(shown, dataset.classes))
+        facts = {
+            "dataset": dataset.name, "split": options.split, "images": len(dataset),
+            "protocol": dataclasses.asdict(protocol), "precision": options.precision,
+            "checkpoint": {"file": str(file), "sha256": sha256(file)},
+            "seconds": round(time.monotonic() - clock, 1),
+            **surroundings(torch.device(device)),
+        }  # fmt: skip
+        _report(found, dataset, about, options.json, facts)
     if found.left_out:
         wrong = list(found.left_out.values())
         more = f" ({len(wrong) - 1} more)" if wrong[1:] else ""
         raise ValueError(f"{len(wrong)} of {len(dataset)} pairs are not counted: {wrong[0]}{more}")
+
+
+def _report(
+    found: Scores, dataset: PairDataset, about: dict[str, Any], out: Path | None, facts: Any
+) -> None:
+    """Write scores, counts and how they came about to a file, then print the table."""
+    recipe = about.get("recipe")
+    name = f"{recipe['name']}, step {about['step']}" if recipe else "checkpoint"
+    shown = {name: found} if dataset.labelled else {}
+    if out:
+        plain = {name: read.to_dict(dataset.classes) for name, read in shown.items()}
+        read_off = {"scores": plain, "counts": found.counts.tolist(), "left_out": found.left_out}
+        write_json(out, {**facts, **read_off})
+    if shown:
+        print(score_table(shown, dataset.classes))
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -248,7 +246,7 @@ def _predict(options: argparse.Namespace) -> None:
     single = files == options.images and len(files) == 1
     places = plan_outputs(files, single, options.out, options.mask)
     device = usable_device(options.device or default_device())
-    model, about, checkpoint = load_network(options.checkpoint, device)
+    model, about, network = load_network(options.checkpoint, device)
     protocol = _protocol(options, model)
     classes = about.get("classes") or [f"class {k}" for k in range(model.config.num_classes)]
     palette = about.get("palette") or spread_palette(len(classes))
@@ -264,14 +262,14 @@ def _predict(options: argparse.Namespace) -> None:
         except ValueError as error:
             bad.append(str(error))
             continue
-        with naming_file(checkpoint):
+        with naming_file(network):
             label = predict(model, pixels, protocol=protocol, precision=options.precision)
         save_overlay(overlaid, pixels, label, classes, palette, options.opacity)
         if mask:
             save_mask(mask, label, palette)
-        shares = {name: (label == k).mean() for k, name in enumerate(classes)}
-        most = sorted(((s, n) for n, s in shares.items() if s >= 0.005), reverse=True)
-        tqdm.write(", ".join(f"{n} {100 * s:.0f} %" for s, n in most) + f" -> {overlaid}")
+        most = sorted((((label == k).mean(), n) for k, n in enumerate(classes)), reverse=True)
+        shares = ", ".join(f"{n} {100 * s:.0f} %" for s, n in most if s >= 0.005)
+        tqdm.write(f"{shares} -> {overlaid}")
     if bad:
         out = options.out or "predictions"
         others = f"; the other {len(files) - len(bad)} are in {out}" if not single else ""
@@ -293,8 +291,8 @@ def _baselines(options: argparse.Namespace) -> None:
 
 def _protocol(options: argparse.Namespace, model: Any, dataset: str = "") -> TestProtocol:
     """The one that is named, else the one that Python takes; with --tta in all its views."""
-    named = options.protocol
-    found = find_protocol(named) if named else default_protocol(model, dataset)
+    name = options.protocol
+    found = find_protocol(name) if name else default_protocol(model, dataset)
     return found.multi_scale() if options.tta else found
 
 

@@ -5,7 +5,7 @@
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,9 +40,8 @@ def evaluate(
 ) -> "Scores":
     """Score `model` on a whole data set, at the labels' own resolution.
 
-    While the network works, threads read the next images. In several processes (`torch.distributed`
-    is initialised) each image is read by one of them, and all get the scores of all images; every
-    process has to call this.
+    Threads read the next images while the network works. In several processes (`torch.distributed`
+    is initialised) each takes its share, all get the scores of all, and all have to call this.
 
     Args:
         scales, flip, protocol, precision, batch: as in `predict`.
@@ -64,62 +63,63 @@ def evaluate(
     rank, processes = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     network = model.module if isinstance(model, DistributedDataParallel) else model
     plan = protocol or default_protocol(network, dataset.name)
-    views = plan.views(scales, flip)
-    counts = torch.zeros(2 * [len(dataset.classes)], dtype=torch.int64)
-    left_out: dict[str, str] = {}
+    views, numbers = plan.views(scales, flip), range(rank, len(dataset), processes)
 
     def read(number: int) -> tuple[Any, Size, np.ndarray]:
         image, label = dataset[number]
         return plan.read(image, views), image.shape[:2], label
 
-    def leave_out(number: int, why: str) -> None:
-        left_out[dataset.file(number)] = why
-        bar.write(f"left out: {why}", file=sys.stderr)
-
-    numbers = range(rank, len(dataset), processes)
     with (
         evaluating(network),
         casting(network, precision),
         closing(read_ahead(read, numbers, dataset.readers)) as pairs,
         tqdm(numbers, "evaluate", disable=not progress or rank > 0, leave=False) as bar,
     ):
-        for number, pair in zip(bar, pairs, strict=True):
-            try:
-                pictures, size, label = pair.result()
-            except (ValueError, OSError) as error:
-                leave_out(number, str(error))
-                continue
-            prediction = class_map(network, pictures, size, plan, batch)
-            try:
-                counts += confusion_matrix(prediction, label, len(counts), dataset.ignore_index)
-            except ValueError as error:
-                leave_out(number, f"{dataset.file(number)}: {error}")
-                continue
-            if each:
-                each(number, prediction)
-    if together:
-        counts, left_out = _share(counts, left_out)
-    return scores(counts, left_out)
+        found = _count(network, dataset, zip(bar, pairs, strict=True), plan, batch, each)
+    return scores(*(_share(*found) if together else found))
 
 
 def read_ahead(
     read: Callable[[int], Any], numbers: Sequence[int], threads: int
 ) -> Generator[Future[Any], None, None]:
-    """What `read` makes of each number, in their order, while threads make the next ones.
-
-    Made and not yet asked for are at most as many as there are threads.
-    """
+    """What `read` makes of each number, in their order, while threads make as many of the next."""
+    waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Any]] = deque()
-        try:
-            for number in numbers:
-                waiting.append(pool.submit(read, number))
-                if len(waiting) > threads:
-                    yield waiting.popleft()
-            while waiting:
+        for number in numbers:
+            waiting.append(pool.submit(read, number))
+            if len(waiting) > threads:
                 yield waiting.popleft()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from waiting
+
+
+def _count(
+    network: nn.Module,
+    dataset: PairDataset,
+    pairs: Iterable[tuple[int, Future[Any]]],
+    protocol: TestProtocol,
+    batch: int | None,
+    each: Callable[[int, np.ndarray], None] | None,
+) -> tuple[Tensor, dict[str, str]]:
+    """The confusion matrix of all pairs that can be read, and why the others cannot."""
+    counts = torch.zeros(2 * [len(dataset.classes)], dtype=torch.int64)
+    left_out: dict[str, str] = {}
+    for number, pair in pairs:
+        file = dataset.file(number)
+        try:
+            views, size, label = pair.result()
+        except (ValueError, OSError) as error:
+            left_out[file] = str(error)
+        else:
+            prediction = class_map(network, views, size, protocol, batch)
+            try:
+                counts += confusion_matrix(prediction, label, len(counts), dataset.ignore_index)
+            except ValueError as error:
+                left_out[file] = f"{file}: {error}"
+        if file in left_out:
+            tqdm.write(f"left out: {left_out[file]}", file=sys.stderr)
+        elif each:
+            each(number, prediction)
+    return counts, left_out
 
 
 def _share(counts: Tensor, left_out: dict[str, str]) -> tuple[Tensor, dict[str, str]]:
@@ -218,21 +218,14 @@ def scores(counts: Pixels, left_out: dict[str, str] | None = None) -> Scores:
     """
     counts = _tensor(counts)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ValueError(
-            f"counts have the shape {tuple(counts.shape)}; expected (classes, classes)"
-        )
+        raise ValueError(f"counts have the shape {tuple(counts.shape)}; expected (K, K)")
     exact = counts.double()
     hits, truth, guessed = exact.diagonal(), exact.sum(1), exact.sum(0)
     iou = hits / (truth + guessed - hits)  # 0 / 0 is NaN: the class never occurs
-    recall = hits / truth
     return Scores(
-        miou=iou.nanmean().item(),
-        iou=iou,
-        accuracy=(hits.sum() / truth.sum()).item(),
-        mean_accuracy=recall.nanmean().item(),
-        counts=counts,
-        left_out=left_out or {},
-    )
+        miou=iou.nanmean().item(), iou=iou, accuracy=(hits.sum() / truth.sum()).item(),
+        mean_accuracy=(hits / truth).nanmean().item(), counts=counts, left_out=left_out or {},
+    )  # fmt: skip
 
 
 def _tensor(values: Pixels) -> Tensor:

@@ -82,8 +82,7 @@ def class_map(
 
     Window logits, averaged where windows overlap; bilinear to the image's size; softmax; mean over
     the views; the largest. One view needs no softmax. Only the sum over the views is ever held at
-    the image's size for all classes, and of one view not even that. The model is in evaluation
-    mode.
+    the image's size for all classes, and of one view not even that. The model must be evaluating.
     """
     all_logits = (view_logits(model, *view, protocol, batch) for view in views)
     if len(views) == 1:

@@ -171,6 +171,9 @@ def metadata() -> Iterator[Case]:
     for key, values in {"classes": CLASSES, "palette": PALETTES, "recipe": VALUES[::4]}.items():
         for value in values:
             yield case(f"{key} = {str(value)[:40]}", {key: value}, "", (load, predict))
+    for field in ("window", "stride", "base", "rule", "scales", "flip", "batch"):
+        for value in VALUES:
+            yield case(f"protocol {field} = {value!r}", {"protocol": {field: value}}, "", (load,))
 
 
 # ---- pickles

@@ -169,7 +169,7 @@ def test_saved_predictions_are_called_as_their_images(here, data):
     twice = setr_lib.load_dataset(data, "val")
     twice.pairs.append((here / "other" / "c.jpg", None))
     with pytest.raises(ValueError, match=r"c.jpg and .*c.jpg would be saved in one file, c.png"):
-        exports.check_label_folder(here / "q", twice)
+        exports.label_writer(here / "q", twice)
 
 
 def test_results_outlive_a_console_without_their_letters(here, data, monkeypatch):

@@ -4,7 +4,7 @@
 
 import functools
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,8 @@ def label_name(dataset: PairDataset, number: int) -> str:
     return f"{path.stem if path.suffix else path.name.replace(' ', '_')}.png"
 
 
-def check_label_folder(folder: Path, dataset: PairDataset) -> None:
-    """Every prediction of a data set can be saved in a folder, each in a file of its own.
+def label_writer(folder: Path, dataset: PairDataset) -> Callable[[int, np.ndarray], None]:
+    """What saves the predictions of a data set in a folder, each in a file of its own.
 
     Raises:
         ValueError: if two would have one name, or one would replace a file of the data set.
@@ -166,6 +166,7 @@ def check_label_folder(folder: Path, dataset: PairDataset) -> None:
     if folder.resolve() in {file.parent.resolve() for pair in pairs for file in pair if file}:
         raise ValueError(f"{folder} holds the data set itself; choose another folder")
     check_destinations([folder / name for name in seen])
+    return functools.partial(save_label_ids, folder, dataset)
 
 
 def save_overlay(

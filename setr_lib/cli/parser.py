@@ -16,6 +16,7 @@ from ..training.recipes import Recipe
 from .flags import a_path, add_flags, between
 
 Command = Callable[[argparse.Namespace], None]
+Verb = Callable[..., argparse.ArgumentParser]  # its name, and the names of shared flags
 ABOUT = """SETR, step by step. In a folder that you did not fill yourself, call it as `setr`, which
 is there once the package is installed: `python -m setr_lib` asks Python to look there first."""
 CHECKPOINT = "a checkpoint, or the folder of a run; the network of the book if not given"
@@ -52,23 +53,29 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"setr_lib {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def verb(name: str, *shared: str) -> Callable[..., Any]:
+    def verb(name: str, *shared: str) -> argparse.ArgumentParser:
         text = (runs[name].__doc__ or "").strip()
         added = verbs.add_parser(name, help=text.splitlines()[0], description=text)
         added.set_defaults(run=runs[name])
         for flag in shared:
             names = ["--tta", "--ms"] if flag == "tta" else [f"--{flag}"]
             added.add_argument(*names, **SHARED[flag])
-        return added.add_argument
+        return added
 
-    sizes = {"type": between(1, 65536), "nargs": "+", "metavar": "PIXELS"}
-    add = verb("summary")
+    for add_verbs in (_of_networks, _of_data, _of_runs, _of_scores):
+        add_verbs(verb)
+    return parser
+
+
+def _of_networks(verb: Verb) -> None:
+    sizes: dict[str, Any] = {"type": between(1, 65536), "nargs": "+", "metavar": "PIXELS"}
+    add = verb("summary").add_argument
     add("model", nargs="?", help="for example setr_pup_large")
     add("--all", action="store_true", help="a table of every model")
     add("--image-size", **sizes, default=[512], help="one side, or rows and columns; default: 512")
     add("--classes", type=between(1, 65536), default=150, help="their number; default: 150")
 
-    add = verb("convert")
+    add = verb("convert").add_argument
     add("input", type=a_path, help="a checkpoint of the authors or of mmsegmentation")
     add("output", type=a_path, help="a safetensors file")
     add("--heads", type=between(1, 4096), help="attention heads; default: width / 64")
@@ -76,43 +83,48 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
         "published ones of this depth")  # fmt: skip
     add("--image-size", **sizes, help="that the position table was made for; default: its square")
 
-    verb("download", "root")("dataset", choices=sorted([*ARCHIVES, *GUIDES]), help="which one")
 
-    add = verb("check", "root", "quiet")
+def _of_data(verb: Verb) -> None:
+    add = verb("download", "root").add_argument
+    add("dataset", choices=sorted([*ARCHIVES, *GUIDES]), help="which one")
+
+    add = verb("check", "root", "quiet").add_argument
     add("dataset", help=", ".join(NAMES[1:]))
     add("--split", nargs="+", help="default: train and val; of folder:PATH, all")
     add("--json", type=a_path, help="write the findings to this file too")
     add("--workers", type=between(0, 256), default=4, help="threads that read files; default: 4")
 
-    verb("recipes")("name", nargs="?", default="", help="a recipe, or a part of names")
 
-    add = verb("train", "root", "quiet")
+def _of_runs(verb: Verb) -> None:
+    add = verb("recipes").add_argument
+    add("name", nargs="?", default="", help="a recipe, or a part of names")
+
+    parser = verb("train", "root", "quiet")
+    add = parser.add_argument
     add("recipe", help="a name that `recipes` lists")
     add("--out", type=a_path, help="the run folder; default: runs/RECIPE")
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--steps", type=int, help="stop after so many steps in all; default: the schedule's")
-    train_parser = verbs.choices["train"]
-    add_flags(train_parser, RunOptions, "how it is run, whatever the recipe")
-    add_flags(train_parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
+    add_flags(parser, RunOptions, "how it is run, whatever the recipe")
+    add_flags(parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
 
-    add = verb("plot")
-    add(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        type=os.path.expanduser,
-        help="a run folder, or a record's name",
-    )
+    add = verb("plot").add_argument
+    add("runs", nargs="+", metavar="RUN", type=os.path.expanduser,
+        help="a run folder, or a record's name")  # fmt: skip
     add("--out", type=a_path, default=Path("curves.png"), help="default: curves.png")
 
-    add = verb("evaluate", "split", "root", "protocol", "tta", "precision", "device", "quiet")
+
+def _of_scores(verb: Verb) -> None:
+    add = verb(
+        "evaluate", "split", "root", "protocol", "tta", "precision", "device", "quiet"
+    ).add_argument
     add("checkpoint", nargs="?", type=a_path, help=CHECKPOINT)
     add("--data", help="the data set; default: the one that it was trained on")
     add("--json", type=a_path, help="write the scores to this file, with all that led to them")
     add("--save-predictions", type=a_path, metavar="FOLDER",
         help="a PNG per image, in the data set's own numbers")  # fmt: skip
 
-    add = verb("predict", "protocol", "tta", "precision", "device", "quiet")
+    add = verb("predict", "protocol", "tta", "precision", "device", "quiet").add_argument
     add("images", nargs="+", type=a_path, help="files, and folders of images")
     add("--checkpoint", type=a_path, help=CHECKPOINT)
     add("--out", type=a_path, help="of one file: the image with the classes laid over it, or a "
@@ -122,7 +134,6 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
     add("--opacity", type=between(0, 1, float), default=0.55, help="of the classes, 0 to 1; "
         "default: 0.55")  # fmt: skip
 
-    add = verb("baselines", "split", "root")
+    add = verb("baselines", "split", "root").add_argument
     add("dataset", help=", ".join(NAMES))
     add("--out", type=a_path, help="write a record to this folder too")
-    return parser

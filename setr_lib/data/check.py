@@ -117,23 +117,11 @@ def check_dataset(
         return CheckReport(name, split, 0, None, (str(error),), (), (), (), 0)
     if not isinstance(dataset, FileDataset):
         raise ValueError(f"{name} is made on the fly; there are no files to check")
-    problems = list(dataset.problems)
-    images = len(dataset)
+    problems, images = list(dataset.problems), len(dataset)
     expected = dataset.counts.get(split)
     if expected is not None and images != expected:
         problems.append(f"there are {images} images in {split}, {expected} are published")
-    counts = np.zeros((2, 256), np.int64)
-    remarked: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = pool.map(lambda pair: _check_pair(dataset, *pair), dataset.pairs)
-        for (image_file, _), (wrong, remarks, histogram) in zip(
-            dataset.pairs,
-            tqdm(found, total=images, desc=f"check {split}", disable=not progress, leave=False),
-        ):
-            problems += wrong
-            counts += histogram, histogram > 0
-            for remark in remarks:
-                remarked.setdefault(remark, []).append(image_file.name)
+    wrong, remarked, counts = _check_pairs(dataset, workers, progress)
     classes = len(dataset.classes)
     pixels, ignored = counts[0, :classes].tolist(), int(counts[0, IGNORE])
     doubts = suspicions(pixels, ignored, dataset.classes) if counts.any() else []
@@ -147,13 +135,32 @@ def check_dataset(
         split=split,
         images=images,
         expected=expected,
-        problems=tuple(problems),
+        problems=(*problems, *wrong),
         classes=dataset.classes,
         pixels=tuple(pixels),
         images_with=tuple(counts[1, :classes].tolist()),
         ignored=ignored,
         suspicions=(*dataset.suspicions, *doubts),
     )
+
+
+def _check_pairs(
+    dataset: FileDataset, workers: int, progress: bool
+) -> tuple[list[str], dict[str, list[str]], np.ndarray]:
+    """What is wrong, remarks with the images they are about, pixels and images of each value."""
+    problems: list[str] = []
+    remarked: dict[str, list[str]] = {}
+    counts = np.zeros((2, 256), np.int64)
+    name, quiet, images = f"check {dataset.split}", not progress, len(dataset)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        found = pool.map(lambda pair: _check_pair(dataset, *pair), dataset.pairs)
+        bar = tqdm(found, desc=name, total=images, disable=quiet, leave=False)
+        for (image_file, _), (wrong, remarks, histogram) in zip(dataset.pairs, bar):
+            problems += wrong
+            counts += histogram, histogram > 0
+            for remark in remarks:
+                remarked.setdefault(remark, []).append(image_file.name)
+    return problems, remarked, counts
 
 
 def suspicions(counts_per_class: Sequence[int], ignored: int, classes: Sequence[str]) -> list[str]:
