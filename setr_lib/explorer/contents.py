@@ -97,6 +97,13 @@ class View:
         """L, H, T."""
         return len(self.pairs), self.pairs[0][0].shape[1], self.pairs[0][0].shape[2]
 
+    def numbers(self, pool: int) -> int:
+        """How many numbers the queries and keys are where cells of `pool` patches hold them."""
+        rows, cols = patch_grid(self.grid, pool)
+        layers, heads, _ = self.shape
+        width = self.model.config.width // heads
+        return 2 * layers * heads * width * (rows * cols + self.prefix)
+
     def rows(self, patch: int, direction: str) -> Tensor:
         """`(L,H,T)`: what the patch looks at, or who looks at it, in every layer and head."""
         token = self.prefix + patch

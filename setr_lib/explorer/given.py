@@ -27,36 +27,28 @@ def check_models(models: Sequence[SETR]) -> int:
             raise ValueError(
                 f"{type(model).__name__} has no attention to explore; give a setr_lib.SETR"
             )
-    for what, values in (
-        ("patches of side", [model.encoder.patch_size for model in models]),
-        ("classes:", [model.config.num_classes for model in models]),
-    ):
+    sides = [model.encoder.patch_size for model in models]
+    classes = [model.config.num_classes for model in models]
+    for what, values in (("patches of side", sides), ("classes:", classes)):
         if len(set(values)) > 1:
             raise ValueError(
                 f"the two networks have {what} {values[0]} and {values[1]}; under one cursor both "
                 "must be the same"
             )
-    return models[0].config.num_classes
+    return classes[0]
 
 
 def make_scenes(
-    model: SETR,
-    images: Sequence[Any],
-    labels: Sequence[Any],
-    names: Sequence[str] | None,
-    kinds: int,
-    same: bool,
-    base: Size | None,
-) -> list[Scene]:
+    model: SETR, images: Sequence[Any], labels: Sequence[Any], names: Sequence[str] | None,
+    kinds: int, same: bool, base: Size | None,
+) -> list[Scene]:  # fmt: skip
     """The images as the network reads them; `same`: whether the label's `kinds` are its classes."""
     if not images or len(images) != len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels; give one per image")
-    called = [_name(one, number) for number, one in enumerate(images)]
-    if names is not None:
-        called = texts(names, len(images), "images")
+    names = [_name(*one) for one in enumerate(images)] if names is None else names
     return [
         _scene(model, name, image, label, kinds, same, base)
-        for name, image, label in zip(called, images, labels)
+        for name, image, label in zip(texts(names, len(images), "images"), images, labels)
     ]
 
 
@@ -85,7 +77,7 @@ def _scene(
     return Scene(name, images, resize_label(whole, size), same)
 
 
-def _name(image: Any, number: int) -> str:
+def _name(number: int, image: Any) -> str:
     """The file's own name, without its folder."""
     return os.path.basename(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 

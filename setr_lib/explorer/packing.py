@@ -168,26 +168,6 @@ class Parcel:
         return deflate(struct.pack("<I", len(text)) + text + b"".join(self._arrays))
 
 
-def unpack_parcel(data: bytes) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
-    """The JSON, and the arrays by their place `at`."""
-    data = zlib.decompress(data, wbits=-15)
-    (length,) = struct.unpack_from("<I", data)
-    header = json.loads(data[4 : 4 + length])
-    arrays: dict[int, np.ndarray] = {}
-
-    def visit(value: Any) -> None:
-        if isinstance(value, dict) and set(value) == {"at", "form", "shape"}:
-            count = int(np.prod(value["shape"]))
-            found = np.frombuffer(data, "<" + value["form"], count, 4 + length + value["at"])
-            arrays[value["at"]] = found.reshape(value["shape"])
-        elif isinstance(value, dict | list):
-            for part in value.values() if isinstance(value, dict) else value:
-                visit(part)
-
-    visit(header)
-    return header, arrays
-
-
 def check_finite(tensors: Sequence[Tensor], what: str) -> None:
     """A network that gives NaN or infinity has nothing to show."""
     if not all(tensor.isfinite().all() for tensor in tensors):

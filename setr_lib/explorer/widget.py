@@ -20,21 +20,10 @@ from matplotlib import colormaps
 
 from ..attention.probes import Probes
 from ..files import unknown, whole_file
-from ..geometry import patch_grid
 from ..model import SETR
 from ..plots import Palette
+from . import given
 from .contents import View, jpeg
-from .given import (
-    check_models,
-    check_pool,
-    class_table,
-    first_map,
-    first_pixel,
-    inside,
-    make_scenes,
-    spread_pixels,
-    texts,
-)
 from .packing import Parcel
 from .page import document, fragment, module, picture, still_picture
 
@@ -104,27 +93,29 @@ class AttentionExplorer(anywidget.AnyWidget):
         pool: int | None = None,
     ) -> None:
         models = [model] if other is None else [model, other]
-        count = check_models(models)
+        count = given.check_models(models)
         models = [copy.deepcopy(one).eval() for one in models]
         images = list(image) if isinstance(image, list | tuple) else [image]
         labels = list(label) if isinstance(label, list | tuple) else [label] * len(images)
         same = label_classes is None or list(label_classes) == list(classes or ())
         kinds = len(label_classes) if label_classes else count
-        self._scenes = make_scenes(models[0], images, labels, image_names, kinds, same, base)
-        self._names = texts(list(names)[: len(models)], len(models), "networks")
-        self._classes = class_table(classes, palette, count, "classes")
+        self._scenes = given.make_scenes(models[0], images, labels, image_names, kinds, same, base)
+        self._names = given.texts(list(names)[: len(models)], len(models), "networks")
+        self._classes = given.class_table(classes, palette, count, "classes")
         self._label_classes = (
-            self._classes if same else class_table(label_classes, label_palette, kinds, "labels")
+            self._classes
+            if same
+            else given.class_table(label_classes, label_palette, kinds, "labels")
         )
-        first = first_pixel(self._scenes[0].size, pixel)
+        first = given.first_pixel(self._scenes[0].size, pixel)
         self._views = []
         for number, scene in enumerate(self._scenes):
-            asked = spread_pixels(scene.size, None if number else first, cause_pixels)
+            asked = given.spread_pixels(scene.size, None if number else first, cause_pixels)
             pairs = zip(models, (probes, other_probes))
             self._views.append([View(net, scene, some, asked) for net, some in pairs])
-        shown = first_map(self._views[0][0].shape, block, head)
+        shown = given.first_map(self._views[0][0].shape, block, head)
         view = {"image": 0, "model": 0, "pixel": list(first), "direction": "from", **shown}
-        check_pool(pool, self._views[0][0].grid)
+        given.check_pool(pool, self._views[0][0].grid)
         self._pool_wanted = pool
         super().__init__(data=self._pack(stored=False), view=view)
         self.on_msg(self._receive)
@@ -140,8 +131,10 @@ class AttentionExplorer(anywidget.AnyWidget):
             view["model"] not in range(len(self._names))
         ):
             raise ValueError(f"there is no image {view['image']} with network {view['model']}")
-        inside(view["pixel"], self._scenes[view["image"]].size)
-        first_map(self._views[view["image"]][view["model"]].shape, view["block"], view["head"])
+        given.inside(view["pixel"], self._scenes[view["image"]].size)
+        given.first_map(
+            self._views[view["image"]][view["model"]].shape, view["block"], view["head"]
+        )
         if view["direction"] not in DIRECTIONS:
             raise ValueError(unknown("direction", view["direction"], DIRECTIONS))
         return view
@@ -196,18 +189,10 @@ class AttentionExplorer(anywidget.AnyWidget):
         """Patches per side of a cell of the page: 1 where all of them fit."""
         if self._pool_wanted is not None:
             return self._pool_wanted
-        pool = 1
-        while True:
-            numbers = 0
-            for views in self._views:
-                for view in views:
-                    layers, heads, _ = view.shape
-                    cells = patch_grid(view.grid, pool)
-                    width = view.model.config.width // heads
-                    numbers += 2 * layers * heads * width * (cells[0] * cells[1] + view.prefix)
-            if numbers <= PAGE_NUMBERS or max(self._views[0][0].grid) <= pool:
-                return pool
+        views, pool = [view for views in self._views for view in views], 1
+        while pool < max(views[0].grid) and sum(v.numbers(pool) for v in views) > PAGE_NUMBERS:
             pool += 1
+        return pool
 
     def _pack(self, stored: bool) -> bytes:
         """Everything the module draws; with `stored` also the attention and the causal check."""
@@ -215,11 +200,9 @@ class AttentionExplorer(anywidget.AnyWidget):
         pool = self._pool() if stored else 1
         images = []
         for scene, views in zip(self._scenes, self._views):
-            about: dict[str, Any] = {
-                "name": scene.name,
-                "size": list(scene.size),
-                "patch": views[0].patch,
-                "grid": list(views[0].grid),
+            about: dict[str, Any] = {"name": scene.name, "size": list(scene.size)}
+            about |= {"patch": views[0].patch, "grid": list(views[0].grid)}
+            about |= {
                 "picture": parcel.add(jpeg(scene.pixels())),
                 "label": None if scene.label is None else parcel.add(scene.label),
                 "judged": scene.label is not None and scene.same_classes,
@@ -298,8 +281,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         if ask == "means":
             return {"means": view.means}, []
         if ask == "cause":
-            self._patch(view, question["pixel"])
-            pixel = (int(question["pixel"][0]), int(question["pixel"][1]))
+            pixel = given.inside(question["pixel"], view.scene.size)
             found = view.cause([pixel] * 4, int(question["k"]))  # four random draws
             return {**found, "patches": found["patches"].tolist()}, []
         if ask == "html":
@@ -316,7 +298,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     @staticmethod
     def _patch(view: View, pixel: Sequence[int]) -> int:
         """The number of the patch that holds a pixel."""
-        row, col = inside(pixel, view.scene.size)
+        row, col = given.inside(pixel, view.scene.size)
         return row // view.patch * view.grid[1] + col // view.patch
 
 
