@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -142,20 +142,15 @@ def _config_from_shapes(
             raise ValueError(f"{name} is {shape.get(name, 'missing')}; {dimensions} sizes expected")
         return shape[name]
 
-    def count(pattern: str) -> int:
-        return len({match[1] for name in shape if (match := re.match(pattern, name))})
-
     width, in_chans, patch_size, _ = sizes("encoder.patch_embed.proj.weight", 4)
-    depth = count(r"encoder\.blocks\.(\d+)\.")
-    convs = count(r"head\.convs\.(\d+)\.")
-    decoder = "mla" if "neck.norms.0.weight" in shape else "pup" if convs > 1 else "naive"
     num_classes, _, _, kernel = sizes("head.classifier.weight", 4)
-    if decoder == "mla":
-        authors = kernel == 3
-        channels = sizes("neck.projections.0.conv.weight", 4)[0]
-    else:
-        authors = "head.convs.0.conv.bias" in shape
-        channels = sizes("head.convs.0.conv.weight", 4)[0]
+    decoder, aux_convs = _decoder(shape)
+    first = "neck.projections.0" if decoder == "mla" else "head.convs.0"
+    authors = kernel == 3 if decoder == "mla" else "head.convs.0.conv.bias" in shape
+    graph = "authors" if authors else "mmseg"
+    if decoder != "mla" and aux_convs == len(UPSAMPLING[graph][f"{decoder} auxiliary"].factors):
+        aux_convs = 0  # as many as the graph has anyway
+    depth = _count(shape, r"encoder\.blocks\.(\d+)\.")
     if layers is None and (decoder, depth) not in LAYERS:
         raise ValueError(
             f"no published layers for {decoder!r} with {depth} blocks; name them: layers=(...)"
@@ -165,26 +160,24 @@ def _config_from_shapes(
     if image_size is None:
         rows, cols = square_grid(sizes("encoder.pos_embed", 3)[1])
         image_size = (rows * patch_size, cols * patch_size)
-    graph = "authors" if authors else "mmseg"
-    aux_convs = count(r"aux_heads\.0\.convs\.(\d+)\.")
-    if decoder != "mla" and aux_convs == len(UPSAMPLING[graph][f"{decoder} auxiliary"].factors):
-        aux_convs = 0  # as many as the graph has anyway
     return SETRConfig(
-        decoder=decoder,
-        num_classes=num_classes,
-        image_size=as_size(image_size),
-        width=width,
-        depth=depth,
-        heads=heads or width // 64,
-        layers=layers or (),
-        channels=channels,
-        graph=graph,
-        aux=any(name.startswith("aux_heads.") for name in shape),
-        patch_size=patch_size,
-        patch_bias="encoder.patch_embed.proj.bias" in shape,
-        in_chans=in_chans,
-        aux_convs=aux_convs,
-    )
+        decoder, num_classes, as_size(image_size), width, depth, heads or width // 64,
+        layers or (), sizes(f"{first}.conv.weight", 4)[0], graph,
+        any(name.startswith("aux_heads.") for name in shape), patch_size,
+        "encoder.patch_embed.proj.bias" in shape, in_chans, aux_convs,
+    )  # fmt: skip
+
+
+def _decoder(shape: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """The decoder, and the convolutions of its first auxiliary head."""
+    convs = _count(shape, r"head\.convs\.(\d+)\.")
+    name = "mla" if "neck.norms.0.weight" in shape else "pup" if convs > 1 else "naive"
+    return name, _count(shape, r"aux_heads\.0\.convs\.(\d+)\.")
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """How many numbers a pattern finds at the beginning of names."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def square_grid(slots: int) -> Size:
