@@ -155,7 +155,9 @@ def _recipes(options: argparse.Namespace) -> None:
 def _plot(options: argparse.Namespace) -> None:
     """Draw loss, learning rate and mIoU of several runs."""
     check_destinations([options.out])
-    runs = {name: (load_log(name), load_record(name)) for name in options.runs}
+    runs = {
+        name: (load_log(name, ("step", "loss", "lr")), load_record(name)) for name in options.runs
+    }
     with whole_file(options.out) as temporary:
         show_curves(runs).savefig(temporary, dpi=120, bbox_inches="tight")
     print(options.out)

@@ -92,8 +92,8 @@ def test_damaged_records_and_logs_are_named(tmp_path, content):
 def test_a_line_without_a_step_and_evaluations_that_are_no_list_are_named(tmp_path, line):
     (tmp_path / "record.json").write_bytes(b'{"evaluations": []}')
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
-    with pytest.raises(ValueError, match=r"log\.jsonl, line 2, does not say which step"):
-        load_log(tmp_path)
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 2, lacks step"):
+        load_log(tmp_path, ("step",))
     for found in (b"3", b'"x"', b"null", b"{}"):
         (tmp_path / "record.json").write_bytes(b'{"evaluations": ' + found + b"}")
         with pytest.raises(ValueError, match=r"record\.json is damaged: its evaluations are"):

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,11 +66,14 @@ def run_folder(name: str | os.PathLike[str]) -> Path:
     )
 
 
-def load_log(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def load_log(name: str | os.PathLike[str], needs: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The lines of a run's `log.jsonl`; `name` as in `load_record`. Empty if it has none.
 
+    Args:
+        needs: numbers that every line must have; a training run's have `step`, `loss` and `lr`.
+
     Raises:
-        ValueError: if one is damaged; file and line are named.
+        ValueError: if one is damaged or lacks such a number; file and line are named.
     """
     file = run_folder(name) / "log.jsonl"
     lines = file.read_bytes().splitlines() if file.is_file() else []
@@ -78,8 +81,10 @@ def load_log(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(log, 1):
         if not isinstance(line, dict):
             raise ValueError(f"{file}, line {number}, holds a {type(line).__name__}, not facts")
-        if not isinstance(line.get("step"), int):
-            raise ValueError(f"{file}, line {number}, does not say which step it is about")
+        if missing := set(needs) - {
+            k for k, v in in_field_words(line).items() if isinstance(v, int | float)
+        }:
+            raise ValueError(f"{file}, line {number}, lacks {', '.join(sorted(missing))}")
     return list(map(in_field_words, log))
 
 
@@ -331,7 +336,8 @@ def begin_session(run: "Run", resume: bool) -> None:
     if run.team.is_main and resume:
         write_files(run)  # a killed run may have left older ones
     elif run.team.is_main:
-        for sentence in suspicions(*label_histogram(run.data), run.data.classes):
+        seen = suspicions(*label_histogram(run.data), run.data.classes)
+        for sentence in (*run.data.suspicions, *seen):
             say(sentence)
 
 
