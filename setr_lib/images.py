@@ -32,15 +32,8 @@ OTHER_KINDS = {  # first bytes -> what the file is; for messages only
     b"MM\0*": "a TIFF whose bands, bits or compression Pillow does not know",
 }
 ORIENTATION = 0x0112
-TURNS = {  # what makes a photograph of this EXIF orientation upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+UPRIGHT = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+TURNS = {k: Image.Transpose[turn] for k, turn in enumerate(UPRIGHT.split(), 2)}  # by EXIF
 BAND = 512  # rows that are converted at a time
 # ImageNet statistics on the 0-255 scale, as in every SETR configuration. The ViT weights were
 # trained with 127.5 for all of them; the authors do not use that.
@@ -224,10 +217,9 @@ def _to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.nda
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if isinstance(image, Tensor):
+        shape = tuple(image.shape)
         if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(
-                f"the image tensor has the shape {tuple(image.shape)}; expected (3, H, W)"
-            )
+            raise ValueError(f"the image tensor has the shape {shape}; expected (3, H, W)")
         if image.is_floating_point() and image.numel():
             if not (image.min() >= 0 and image.max() <= 1):  # a NaN is neither
                 raise ValueError(
@@ -238,9 +230,8 @@ def _to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.nda
         return image.permute(1, 2, 0).cpu().numpy()
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
-        raise ValueError(
-            f"the image array is {array.dtype} of the shape {array.shape}; expected uint8 (H, W, 3)"
-        )
+        what = f"{array.dtype} of the shape {array.shape}"
+        raise ValueError(f"the image array is {what}; expected uint8 (H, W, 3)")
     return np.repeat(array[..., None], 3, 2) if array.ndim == 2 else array
 
 

@@ -20,17 +20,11 @@ Palette = Sequence[tuple[int, int, int]]
 
 def style() -> None:
     """The book's look: small figures, no frames around images, JPEG in notebooks."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "image.interpolation": "nearest",
-            "legend.frameon": False,
-        }
-    )
+    plt.rcParams.update({
+        "figure.dpi": 90, "figure.constrained_layout.use": True, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium",
+        "image.interpolation": "nearest",
+    })  # fmt: skip
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
@@ -58,7 +52,8 @@ def overlay(
     Returns:
         `(H,W,3)` uint8.
     """
-    check_opacity(opacity)
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}; choose from 0 (image only) to 1 (classes only)")
     if image.dtype != np.uint8 or image.shape != (*label.shape, 3):
         raise ValueError(
             f"the image is {image.dtype} of the shape {image.shape}, the label {label.shape}; "
@@ -69,13 +64,6 @@ def overlay(
     table = ((1 - opacity) * values + opacity * classes[:, None]).round().astype(np.uint8)
     first = np.asarray(label).astype(np.uint8).astype(np.int32) * 256
     return np.stack([table[..., c].ravel()[first + image[..., c]] for c in range(3)], axis=-1)
-
-
-def check_opacity(opacity: float) -> float:
-    """A number from 0 to 1, else an error."""
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity is {opacity}; choose from 0 (image only) to 1 (classes only)")
-    return opacity
 
 
 def legend(classes: Sequence[str], palette: Palette) -> list[Patch]:

@@ -9,7 +9,7 @@ import torch
 from own_folder import folder_recipe, make_folder, train_small
 from torch.utils.data import default_collate
 
-from setr_lib import load_checkpoint, load_dataset
+from setr_lib import load_checkpoint, load_dataset, scores
 from setr_lib.data.augment import TrainingStream
 from setr_lib.data.layouts import Folder
 from setr_lib.files import reason
@@ -57,9 +57,9 @@ def test_a_score_after_none_is_the_best(tmp_path, monkeypatch):
     """And none after a score takes nothing away."""
     from setr_lib.training import loop as training
 
-    empty, full = torch.zeros(3, 3).long(), torch.eye(3).long()
-    counts = iter([empty, full, empty])
-    monkeypatch.setattr(training, "evaluate", lambda *a, **k: next(counts))
+    empty, full = scores(torch.zeros(3, 3).long()), scores(torch.eye(3).long())
+    found = iter([empty, full, empty])
+    monkeypatch.setattr(training, "evaluate", lambda *a, **k: next(found))
     recipe = folder_recipe(make_folder(tmp_path / "data"), evaluate_every=4)
     record = train_small(recipe, tmp_path / "run")
     assert [e["miou"] for e in record["evaluations"]] == [None, 1.0, None]

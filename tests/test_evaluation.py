@@ -977,3 +977,9 @@ def test_a_prediction_runs_in_three_files_and_an_evaluation_in_four(plan, precis
     assert files_of(lambda: setr_lib.predict(model, image, **given)) <= three
     found = files_of(lambda: setr_lib.evaluate(model, data, progress=False, **given))
     assert found - {"data/load.py", "data/files.py"} <= three | {"evaluation.py"}
+
+
+def test_the_old_name_of_a_protocol_says_that_it_is_old():
+    with pytest.warns(DeprecationWarning, match="called TestProtocol now"):
+        assert setr_lib.Protocol is TestProtocol
+    assert setr_lib.__all__ == sorted(setr_lib.__all__, key=lambda n: (not n.isupper(), n))

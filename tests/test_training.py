@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from setr_lib import SETR, get_recipe, load_checkpoint, train
+from setr_lib import SETR, get_recipe, load_checkpoint, scores, train
 from setr_lib.data.augment import TrainingStream
 from setr_lib.data.load import Shapes
 from setr_lib.images import TestProtocol
@@ -46,8 +46,8 @@ def test_best_is_the_best_evaluation(tmp_path, small_recipe, monkeypatch):
     """With scores that fall after the first evaluation, best stays at the first."""
     from setr_lib.training import loop
 
-    counts = iter([torch.eye(8).long() * 5, torch.ones(8, 8).long()])
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: next(counts))
+    found = iter([scores(torch.eye(8) * 5), scores(torch.ones(8, 8))])
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: next(found))
     record = run(small_recipe, tmp_path)
     assert record["best"]["step"] == 6 and record["best"]["miou"] == 1
     assert load_checkpoint(tmp_path / "best.safetensors")[1]["step"] == 6
@@ -160,7 +160,7 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
 
     asked = []
     monkeypatch.setattr(
-        loop, "evaluate", lambda _, data, **k: asked.append((data, k)) or torch.eye(8).long()
+        loop, "evaluate", lambda _, data, **k: asked.append((data, k)) or scores(torch.eye(8))
     )
     recipe = dataclasses.replace(
         small_recipe, evaluate_split="test", rule="short", window=(32, 32), stride=(9, 9)
@@ -204,7 +204,7 @@ def test_the_fcn_is_trained_by_a_recipe(tmp_path, small_recipe, monkeypatch):
     from setr_lib.weights.load import load_pretrained
 
     monkeypatch.setattr(checkpoint, "save_state", lambda *_: None)  # half a gigabyte
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: torch.eye(8).long())
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: scores(torch.eye(8)))
     recipe = dataclasses.replace(small_recipe, config=FCNConfig(50, 8))
     record = run(recipe, tmp_path, steps=1)
     assert Recipe.from_dict(record["recipe"]) == recipe

@@ -103,8 +103,7 @@ def check_destinations(
         ValueError: if one is an input or has another ending.
         OSError: if nothing can be written there.
     """
-    stats = [file.stat() for file in inputs if file.exists()]
-    kept = {(stat.st_dev, stat.st_ino) for stat in stats}
+    kept = {(s.st_dev, s.st_ino) for s in (file.stat() for file in inputs if file.exists())}
     for path in paths:
         if suffixes and path.suffix.lower() not in suffixes:
             raise ValueError(f"{path} ends in {path.suffix!r}; choose {', '.join(suffixes)}")

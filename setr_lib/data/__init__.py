@@ -7,11 +7,6 @@ from .load import Shapes, load_dataset
 from .protocols import PROTOCOLS
 
 __all__ = [
-    "PROTOCOLS",
-    "PairDataset",
-    "Shapes",
-    "TrainTransform",
-    "TrainingStream",
-    "check_dataset",
+    "PROTOCOLS", "PairDataset", "Shapes", "TrainTransform", "TrainingStream", "check_dataset",
     "load_dataset",
-]
+]  # fmt: skip

@@ -57,15 +57,12 @@ class CheckReport:
         """As plain values, for JSON: pixels and images by class name."""
         rows = zip(self.classes, self.pixels, self.images_with)
         return {
-            "dataset": self.dataset,
-            "split": self.split,
-            "images": self.images,
-            "expected": self.expected,
-            "problems": list(self.problems),
+            "dataset": self.dataset, "split": self.split, "images": self.images,
+            "expected": self.expected, "problems": list(self.problems),
             "suspicions": list(self.suspicions),
             "classes": {name: {"pixels": n, "images": images} for name, n, images in rows},
             "ignored": self.ignored,
-        }
+        }  # fmt: skip
 
     def __str__(self) -> str:
         official = "" if self.expected is None else f" of {self.expected}"
@@ -75,10 +72,8 @@ class CheckReport:
         total = sum(self.pixels) + self.ignored
         if total:
             lines.append(f"{'':4}{'class':24}{'share of pixels':>16}{'in images':>12}")
-            rows = [
-                *zip(self.classes, self.pixels, self.images_with),
-                ("(ignored)", self.ignored, ""),
-            ]
+            counted = zip(self.classes, self.pixels, self.images_with)
+            rows = [*counted, ("(ignored)", self.ignored, "")]
             for k, (name, pixels, images) in enumerate(rows):
                 number = k if k < len(self.classes) else IGNORE
                 lines.append(f"{number:3} {name:24}{100 * pixels / total:14.3f} %{images:>12}")
@@ -131,17 +126,10 @@ def check_dataset(
     for remark, files in remarked.items():
         doubts.append(f"{len(files)} of {images} images {remark}: {few(files, 3)}")
     return CheckReport(
-        dataset=name,
-        split=split,
-        images=images,
-        expected=expected,
-        problems=(*problems, *wrong),
-        classes=dataset.classes,
-        pixels=tuple(pixels),
+        name, split, images, expected, (*problems, *wrong), dataset.classes, tuple(pixels),
         images_with=tuple(counts[1, :classes].tolist()),
-        ignored=ignored,
-        suspicions=(*dataset.suspicions, *doubts),
-    )
+        ignored=ignored, suspicions=(*dataset.suspicions, *doubts),
+    )  # fmt: skip
 
 
 def _check_pairs(
@@ -151,10 +139,10 @@ def _check_pairs(
     problems: list[str] = []
     remarked: dict[str, list[str]] = {}
     counts = np.zeros((2, 256), np.int64)
-    name, quiet, images = f"check {dataset.split}", not progress, len(dataset)
+    name = f"check {dataset.split}"
     with ThreadPoolExecutor(max(1, workers)) as pool:
         found = pool.map(lambda pair: _check_pair(dataset, *pair), dataset.pairs)
-        bar = tqdm(found, desc=name, total=images, disable=quiet, leave=False)
+        bar = tqdm(found, name, len(dataset), disable=not progress, leave=False)
         for (image_file, _), (wrong, remarks, histogram) in zip(dataset.pairs, bar):
             problems += wrong
             counts += histogram, histogram > 0

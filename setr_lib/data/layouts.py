@@ -86,16 +86,7 @@ class Cityscapes(FileDataset):
     classes = names.CITYSCAPES
     palette = names.CITYSCAPES_PALETTE
     splits = ("train", "val", "test", "train_extra", "train_coarse", "val_coarse")
-    counts = MappingProxyType(
-        {
-            "train": 2975,
-            "val": 500,
-            "test": 1525,
-            "train_extra": 19998,
-            "train_coarse": 2975,
-            "val_coarse": 500,
-        }
-    )
+    counts = MappingProxyType(dict(zip(splits, (2975, 500, 1525, 19998, 2975, 500))))
     table = names.CITYSCAPES_TRAIN_IDS
 
     def find(self, root: Path) -> Files:

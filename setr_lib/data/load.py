@@ -54,15 +54,9 @@ def load_dataset(
     """
     dataset = open_dataset(name, split, root) if isinstance(name, str) else as_dataset(name, split)
     if dataset.problems:
-        more = len(dataset.problems) - 1
-        raise ValueError(
-            dataset.problems[0]
-            + (
-                f" ({more} more: python -m setr_lib check {dataset.name} --split {split})"
-                if more
-                else ""
-            )
-        )
+        first, *others = dataset.problems
+        check = f"python -m setr_lib check {dataset.name} --split {split}"
+        raise ValueError(first + (f" ({len(others)} more: {check})" if others else ""))
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name} {split} has no pairs of image and label")
     return dataset
@@ -104,18 +98,16 @@ def check_classes(classes: Sequence[str] | None, count: int, dataset: PairDatase
         classes: their names, as far as its file knows them.
         count: how many the network has.
     """
-    if count != len(dataset.classes):
-        raise ValueError(
-            f"the checkpoint has {count} classes, {dataset.name} has {len(dataset.classes)}: "
-            "evaluate it on data with its own classes"
-        )
+    cure = "evaluate it on data with its own classes"
+    theirs = len(dataset.classes)
+    if count != theirs:
+        raise ValueError(f"the checkpoint has {count} classes, {dataset.name} has {theirs}: {cure}")
     if classes and len(classes) != count:
         raise ValueError(f"the checkpoint has {count} classes and {len(classes)} names for them")
     for k, (mine, other) in enumerate(zip(classes or dataset.classes, dataset.classes)):
         if mine != other:
             raise ValueError(
-                f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: "
-                "evaluate it on data with its own classes"
+                f"class {k} of the checkpoint is {mine!r}, that of {dataset.name} {other!r}: {cure}"
             )
 
 

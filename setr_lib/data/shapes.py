@@ -27,14 +27,9 @@ def make_scene(rng: np.random.Generator, size: Size = (128, 128)) -> tuple[np.nd
     height, width = size
     horizon = int(height * rng.uniform(0.25, 0.5))
     canvas = _Canvas(size)
-    canvas.paint(
-        SKY, _colour(rng, (120, 160, 210), 35), lambda d, c: d.rectangle((0, 0, width, height), c)
-    )
-    canvas.paint(
-        FIELD,
-        _colour(rng, (110, 140, 70), 35),
-        lambda d, c: d.rectangle((0, horizon, width, height), c),
-    )
+    blue, green = _colour(rng, (120, 160, 210), 35), _colour(rng, (110, 140, 70), 35)
+    canvas.paint(SKY, blue, lambda d, c: d.rectangle((0, 0, width, height), c))
+    canvas.paint(FIELD, green, lambda d, c: d.rectangle((0, horizon, width, height), c))
     if rng.random() < 0.8:
         _path(canvas, rng, horizon)
     # What stands on the ground, far things first: near ones hide them and are larger.
@@ -100,22 +95,13 @@ def _house(canvas: _Canvas, rng: np.random.Generator, foot: float, scale: float)
     x = rng.uniform(-0.1, 1.0) * canvas.width
     wall, roof = _colour(rng, (165, 110, 90), 45), _colour(rng, (110, 70, 65), 35)
     canvas.paint(HOUSE, wall, lambda d, c: d.rectangle((x, foot - tall, x + wide, foot), c))
-    gable = [
-        (x - 0.08 * wide, foot - tall),
-        (x + wide / 2, foot - 1.5 * tall),
-        (x + 1.08 * wide, foot - tall),
-    ]
+    eaves, ridge = foot - tall, (x + wide / 2, foot - 1.5 * tall)
+    gable = [(x - 0.08 * wide, eaves), ridge, (x + 1.08 * wide, eaves)]
     canvas.paint(HOUSE, roof, lambda d, c: d.polygon(gable, c))
     for column in (0.2, 0.6):  # windows are part of the house, whatever their colour
-        pane = (
-            x + column * wide,
-            foot - 0.75 * tall,
-            x + (column + 0.2) * wide,
-            foot - 0.45 * tall,
-        )
-        canvas.paint(
-            HOUSE, _colour(rng, (120, 160, 210), 35), lambda d, c, p=pane: d.rectangle(p, c)
-        )
+        left, right = x + column * wide, x + (column + 0.2) * wide
+        pane, glass = (left, foot - 0.75 * tall, right, foot - 0.45 * tall), (120, 160, 210)
+        canvas.paint(HOUSE, _colour(rng, glass, 35), lambda d, c, p=pane: d.rectangle(p, c))
 
 
 def _tree(canvas: _Canvas, rng: np.random.Generator, foot: float, scale: float) -> None:
@@ -154,10 +140,9 @@ def _pole(canvas: _Canvas, rng: np.random.Generator, foot: float, scale: float) 
     x, tall = rng.uniform(0, 1) * canvas.width, scale * rng.uniform(0.5, 0.9)
     thick = 1 + int(scale > 0.5 * canvas.height) + int(scale > 0.85 * canvas.height)
     metal, arm = _colour(rng, (110, 110, 115), 35), tall * rng.uniform(-0.2, 0.2)
-    canvas.paint(POLE, metal, lambda d, c: d.line(((x, foot - tall), (x, foot)), c, thick))
-    canvas.paint(
-        POLE, metal, lambda d, c: d.line(((x, foot - tall), (x + arm, foot - tall)), c, thick)
-    )
+    for end in ((x, foot), (x + arm, foot - tall)):
+        line = ((x, foot - tall), end)
+        canvas.paint(POLE, metal, lambda d, c, at=line: d.line(at, c, thick))
 
 
 _THINGS = (_house, _tree, _ball, _fence, _pole)
