@@ -29,7 +29,7 @@ from setr_lib.training.devices import RunOptions
 from setr_lib.training.recipes import Recipe, get_recipe
 from setr_lib.training.record import load_log
 
-LONGEST = 2.5  # seconds that a process may live
+LONGEST = 6.0  # seconds that a process may live once it has begun
 
 
 class FewShapes(Shapes):
@@ -65,6 +65,11 @@ def start(steps: int, out: Path) -> multiprocessing.Process:
     return process
 
 
+def changed(file: Path) -> int:
+    """When a file was touched last."""
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
 def same(one: Path, two: Path) -> bool:
     """Weights, log and scores, to the last bit."""
     for name in ("best", "last"):
@@ -96,7 +101,10 @@ def main() -> int:
     print(f"alone: {options.steps} steps in {time.monotonic() - clock:.0f} s", flush=True)
     kills = halves = 0
     while kills < options.kills:
+        before = changed(two / "state" / "lock")
         process = start(options.steps, two)
+        while process.is_alive() and changed(two / "state" / "lock") == before:
+            time.sleep(0.01)
         moment = chance.uniform(0.0, LONGEST)
         process.join(moment)
         if not process.is_alive():
