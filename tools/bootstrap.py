@@ -18,7 +18,7 @@ if not is_ours(root):  # whole or not at all: a clone that was cut off stays und
         clone = ["git", "clone", "-q", "--depth", "1", "--branch", "REPOSITORY_TAG"]
         subprocess.run([*clone, "REPOSITORY_URL", f"{folder}/clone"], check=True)
         os.replace(f"{folder}/clone", root)
-needed = ("timm", "safetensors", "accelerate", "anywidget")
+needed = ("timm", "safetensors", "filelock", "anywidget")
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     pip = [sys.executable, "-m", "pip", "install", "-q", "-c", str(root / "requirements.txt")]
