@@ -173,7 +173,7 @@ def test_evaluation_is_on_the_split_and_the_scale_of_the_recipe(
 
 def test_class_weights_are_counted_on_all_labels(small_recipe, monkeypatch):
     """And the loss gets them only where the recipe says so."""
-    from setr_lib.losses.cross_entropy import class_weights
+    from setr_lib.losses.segmentation import class_weights
 
     seen = []
     monkeypatch.setattr(
