@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from test_weights import in_authors_names, random_model
 
 import setr_lib
-from setr_lib import SETR, config_from_checkpoint, load_checkpoint, load_weights
+from setr_lib import SETR, TestProtocol, config_from_checkpoint, load_checkpoint, load_weights
 from setr_lib.weights.load import save_checkpoint
 from setr_lib.weights.tensors import read_tensors
 
@@ -573,3 +573,13 @@ def test_weights_of_other_heads_are_another_network(tmp_path):
     save_checkpoint(SETR(small_config()), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="3 attention heads, the model's are 2"):
         load_weights(SETR(small_config(heads=2)), tmp_path / "a.safetensors")
+
+
+def test_a_network_that_was_loaded_is_saved_with_its_protocol(tmp_path):
+    protocol = TestProtocol(window=32, stride=16)
+    save_checkpoint(
+        SETR(small_config()), tmp_path / "a.safetensors", protocol=dataclasses.asdict(protocol)
+    )
+    model, _ = load_checkpoint(tmp_path / "a.safetensors")
+    save_checkpoint(model, tmp_path / "b.safetensors")
+    assert load_checkpoint(tmp_path / "b.safetensors")[0].protocol == protocol

@@ -377,6 +377,8 @@ def save_checkpoint(
             model's, say.
         OSError: if it cannot be written; a file that was there before is untouched.
     """
+    if model.protocol is not None:  # a network that was loaded is scored as before
+        about = {"protocol": dataclasses.asdict(model.protocol), **about}
     words = json.dumps({"config": dataclasses.asdict(model.config), **about})
     check_facts(json.loads(words), model.config.num_classes)
     tensors = {k: value.detach().cpu().contiguous() for k, value in model.state_dict().items()}
