@@ -1,6 +1,9 @@
 """The loss without the full map against enlarging and comparing, which is what it stands for."""
 
+import importlib
+import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -418,3 +421,17 @@ def test_what_does_not_fit_is_named():
         model.loss(
             torch.zeros(1, 3, 48, 64), torch.zeros(1, 48, 64, dtype=torch.int64), "all", "fast"
         )
+
+
+def test_a_copy_of_the_files_stands_beside_ours(tmp_path, monkeypatch):
+    """Others may copy them: both operators then live in one process, each with its own gradient."""
+    (tmp_path / "borrowed_loss").mkdir()
+    for name in ("cross_entropy.py", "strips.py"):
+        shutil.copy(Path(strips.__file__).with_name(name), tmp_path / "borrowed_loss")
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("borrowed_loss.cross_entropy").upsample_cross_entropy
+    logits, labels = torch.randn(2, 5, 4, 4, requires_grad=True), torch.randint(0, 5, (2, 16, 16))
+    found = [
+        torch.autograd.grad(f(logits, labels), logits)[0] for f in (upsample_cross_entropy, theirs)
+    ]
+    assert torch.equal(*found)

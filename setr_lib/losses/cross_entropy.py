@@ -114,6 +114,7 @@ def _check(
 
 # ------------------------------------------------------------------------------ the operator
 
+OWNER = __name__.partition(".")[0]  # a copy of this file beside ours has operators of its own
 _FACTS = (
     "SymInt[] rows, SymInt[] cols, bool align_corners, SymInt ignore_index, float smoothing, "
     "bool valid_only"
@@ -121,7 +122,7 @@ _FACTS = (
 
 
 @torch.library.custom_op(
-    "setr_lib::upsample_cross_entropy",
+    f"{OWNER}::upsample_cross_entropy",
     mutates_args=(),
     schema=f"(Tensor logits, Tensor labels, Tensor? weight, {_FACTS}, bool wants_gradient) "
     "-> (Tensor, Tensor, Tensor)",
@@ -160,7 +161,7 @@ def _shapes(
 
 
 @torch.library.custom_op(
-    "setr_lib::upsample_cross_entropy_backward",
+    f"{OWNER}::upsample_cross_entropy_backward",
     mutates_args=(),
     schema="(Tensor outer, Tensor logits, Tensor labels, Tensor? weight, Tensor kept, "
     f"Tensor divisor, {_FACTS}) -> Tensor",
