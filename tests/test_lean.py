@@ -435,3 +435,4 @@ def test_a_copy_of_the_files_stands_beside_ours(tmp_path, monkeypatch):
         torch.autograd.grad(f(logits, labels), logits)[0] for f in (upsample_cross_entropy, theirs)
     ]
     assert torch.equal(*found)
+    assert hasattr(torch.ops.borrowed_loss, "upsample_cross_entropy"), "registered over ours"
