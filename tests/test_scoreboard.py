@@ -140,6 +140,14 @@ def test_windows_and_short_sides_by_the_authors_formulas():
         assert (entry["source"] == "authors") == (entry["value"] == rule)
 
 
+def test_the_unused_classifiers_are_counted():
+    """512 to 150 channels with a bias in each of the authors' heads; none in mmsegmentation's."""
+    found = {
+        entry["source"]: (computed(entry), entry["value"]) for entry in of("unused_parameters")
+    }
+    assert found == {"authors": (76_950, 76_950), "mmseg": (0, 0)}
+
+
 def test_schedules_by_hand():
     """What a network of the paper starts and ends with."""
     for entry in of("lr"):
@@ -220,7 +228,7 @@ def test_commands_name_recipes_and_flags_that_exist(board):
     entry = find(board, **row, place="table 6", views="six scales, mirrored", total_steps=40_000)
     assert entry["command"] == (
         "setr train cityscapes_pup_large --total-steps 40000 && "
-        "setr evaluate runs/cityscapes_pup_large --tta"
+        "setr evaluate runs/cityscapes_pup_large/last.safetensors --tta"
     )
 
 

@@ -176,7 +176,7 @@ def command(entry: Entry) -> str | None:
     if entry["measure"] == "memory_gb":  # of one of eight; its log.jsonl has ours
         return train.replace("setr", "torchrun --nproc_per_node 8 -m setr_lib")
     where = " --split test --save-predictions FOLDER" if said.get("split") == "test" else ""
-    return f"{train} && setr evaluate runs/{name}{where}{views}"
+    return f"{train} && setr evaluate runs/{name}/last.safetensors{where}{views}"
 
 
 # ---- on a page
