@@ -83,7 +83,9 @@ def shell(tmp_path):
             assert words[:3] == ["torchrun", "--nproc_per_node", "8"]
             words[:3] = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
             words[5:5] = ["--master_port", str(port)]
-        return subprocess.run(words, cwd=tmp_path, env=own, capture_output=True, text=True)
+        return subprocess.run(
+            words, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=180
+        )
 
     return run
 
@@ -96,16 +98,15 @@ def test_the_commands_of_the_page_work_from_check_to_score(tmp_path, shell, data
     (fetch, check, *rest), eight = blocks(dataset)
     assert fetch == f"setr download {dataset}"  # from the network: tests/test_download.py
     found = shell(check)
-    problems = [line for line in found.stdout.splitlines() if line.lstrip().startswith("!")]
     assert "2 problems" in found.stderr, found.stderr  # the numbers of images, which are published
-    assert found.stdout.count("are published") == 2, (found.stdout, problems)
+    assert found.stdout.count("are published") == 2, found.stdout
     for group, processes in ((rest, 1), (eight, 2)):
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
         for line in group:
             done = shell(line)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             if " evaluate " in line and "--save-predictions" not in line:
-                assert re.search(r"mIoU", done.stdout), line
+                assert "\nmiou " in done.stdout, line
         (folder,) = (tmp_path / "runs").iterdir()
         record = json.loads((folder / "record.json").read_text())
         assert record["finished"] and record["sessions"][0]["processes"] == processes
