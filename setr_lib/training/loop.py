@@ -30,6 +30,7 @@ from ..data.load import load_dataset
 from ..evaluation import evaluate
 from ..weights.config import make_network
 from . import checkpoint, devices, record
+from .average import MovingAverage
 from .devices import Processes, RunOptions
 from .optim import count_class_weights, lr_at, make_optimizer, pixels_that_count
 from .recipes import Recipe, get_recipe, replace
@@ -114,6 +115,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.model = devices.prepare_network(make_network(recipe.config), options, team)
         self.optimizer = make_optimizer(self.model, recipe)
+        self.average = MovingAverage(self.model, recipe.ema)
         loss = HeadsLoss(self.model, recipe.average, self.class_weight)
         self.learner = team.share(loss, devices.has_unread_parameters(recipe.config))
         precision, kind = options.precision, self.device.type
@@ -131,6 +133,7 @@ class Run:
         self.saved, self.saving_seconds = self.clock, 0.0
         self.surroundings = record.surroundings(self.device)  # of this code, whatever changes
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.start: dict[str, Any] = {}  # what the encoder learned before, and what it cost
         self.sessions: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -204,6 +207,7 @@ class Run:
         self.scaler.update()
         self.pending.append(torch.stack(losses).sum())
         self.step += 1
+        self.average.update(self.step)
 
     def to_device(self, images: Tensor, labels: Tensor) -> Batch:
         """A micro-batch where the network is, the images in its order of memory."""
@@ -248,10 +252,11 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
-        self.team.share_buffers(self.model)
-        asked.interrupt_at_once()
-        result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
-        asked.at_once = False
+        with self.average.shown():
+            self.team.share_buffers(self.model)
+            asked.interrupt_at_once()
+            result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
+            asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
         self.evaluations.append(facts | ({"left_out": result.left_out} if result.left_out else {}))
