@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .baselines.variants import VariantEncoder, check_variant, two_steps
 from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
 from .encoder import Encoder, TokenEncoder
 from .files import as_count, as_switch
@@ -105,8 +106,7 @@ class SETRConfig:
             raise ValueError(f"patch_bias=False is for our own encoder, not for {self.backbone!r}")
         if self.backbone == "hybrid" and self.patch_size != 16:
             raise ValueError(f"patch_size is {self.patch_size}; the hybrid's ResNet-50 makes it 16")
-        if (self.stem, values["attention_radius"], values["pup_steps"]) != ("patch", 0, 0):
-            variants().check(self)
+        check_variant(self)
         values["layers"] = self._checked_layers(values["depth"])
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -255,7 +255,7 @@ class SETR(Segmenter):
             aux = [MLAAuxHead(c.channels, c.num_classes, graph) for _ in c.layers]
         else:
             sizes, heads = (c.width, c.channels, c.num_classes), UPSAMPLING[c.graph]
-            main = heads[c.decoder] if not c.pup_steps else variants().two_steps(heads["pup"])
+            main = two_steps(heads["pup"]) if c.pup_steps else heads[c.decoder]
             self.head = UpsamplingHead(*sizes, main)
             small = heads[f"{c.decoder} auxiliary"]
             if c.aux_convs:
@@ -289,18 +289,9 @@ def make_encoder(c: SETRConfig) -> TokenEncoder:
     class_token = "dropped" if c.decoder == "mla" else "kept"
     sizes = (c.image_size, c.width, c.depth, c.heads, c.patch_size, class_token)
     if c.stem != "patch" or c.attention_radius:
-        return variants().VariantEncoder(
-            *sizes, c.patch_bias, c.in_chans, c.stem, c.attention_radius
-        )
+        return VariantEncoder(*sizes, c.patch_bias, c.in_chans, c.stem, c.attention_radius)
     if c.backbone == "vit":
         return Encoder(*sizes, c.patch_bias, c.in_chans)
     from .baselines.backbones import other_encoder  # timm takes seconds to import
 
     return other_encoder(c.backbone, *sizes, c.in_chans)
-
-
-def variants() -> Any:
-    """The module of what is not in the paper, which imports this one's parts."""
-    from .baselines import variants
-
-    return variants

@@ -21,7 +21,7 @@ from ..encoder import Attention, Encoder
 from ..geometry import Size, patch_grid, size_of
 
 
-def check(config: Any) -> None:
+def check_variant(config: Any) -> None:
     """Refuse a variant that a `SETRConfig` cannot have.
 
     Raises:

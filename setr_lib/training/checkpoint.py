@@ -65,7 +65,7 @@ def open_run(run: "Run", resume: bool, steps: int) -> None:
     elif run.recipe.start != "random":
         from .starts import begin  # only these runs need it
 
-        run.start = begin(run.model, run.recipe, run.data)
+        run.start = begin(run)
     elif run.recipe.pretrained:
         for turn in (True, False):  # the main process fetches, the others find
             if team.is_main == turn:

@@ -265,9 +265,8 @@ def start_cost(run: Run, steps: int) -> float:
         return 0.0
     from .starts import begin
 
-    few = dataclasses.replace(recipe, start_steps=steps)
     clock = time.monotonic()
-    begin(run.model, few, run.data)
+    begin(run, steps)
     return (time.monotonic() - clock) / steps * recipe.start_steps
 
 

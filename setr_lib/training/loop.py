@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data.augment import TrainingStream
@@ -116,7 +116,7 @@ class Run:
         self.model = devices.prepare_network(make_network(recipe.config), options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
-        loss = HeadsLoss(self.model, recipe.average, self.class_weight)
+        loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight)
         self.learner = team.share(loss, devices.has_unread_parameters(recipe.config))
         precision, kind = options.precision, self.device.type
         dtype = devices.PRECISIONS[precision]
@@ -279,19 +279,3 @@ class Run:
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
         return self.seconds
-
-
-class HeadsLoss(nn.Module):
-    """The network and its loss as one module: processes meet in a module's forward pass."""
-
-    def __init__(self, network: Any, average: str, weight: Tensor | None) -> None:
-        super().__init__()
-        self.network, self.average = network, average
-        device = next(network.parameters()).device
-        self.facts = {} if weight is None else {"weight": weight.to(device)}
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""
-        # The data set has checked the labels; looking at them again would wait for a GPU.
-        check = labels.device.type == "cpu"
-        return self.network.loss(images, labels, self.average, check=check, **self.facts)
