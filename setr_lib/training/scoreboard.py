@@ -29,7 +29,7 @@ SOURCES = {
     "timm": "timm's default_cfgs, as the authors' code copies them",
 }
 STATUSES = ("exact", "small-scale", "not-run", "contradictory")
-STARTS = {"random": None, "21K": "vit_", "1K": "deit"}  # how the names of pretrained weights begin
+PLAIN = {"aux": True, "stem": "patch", "attention_radius": 0, "pup_steps": 0}
 
 
 def published() -> list[Entry]:
@@ -89,28 +89,31 @@ def _standing(entry: Entry, own: list[dict[str, Any]], values: dict[str, Any]) -
 
 
 def answers(names: Iterable[str]) -> list[dict[str, Any]]:
-    """What the records of training runs on CamVid answer: question, network, start and mIoU.
+    """What finished runs on CamVid answer: network, start and mIoU; the longest run first.
 
-    A record says its question itself ("question": "decoder", "encoder", "pretraining"); one that
-    says none is a plain run, which counts for its decoder if it trains as our other runs do.
+    What a run asks is read off its recipe. Those that change the network otherwise (no auxiliary
+    heads, other stems, attention of a radius, two steps) or train by SGD answer other questions.
     """
     found = []
     for name in names:
         record = load_record(name)
-        recipe, last = record.get("recipe"), record.get("last") or {}
-        if not isinstance(recipe, dict) or recipe.get("dataset") != "camvid" or "miou" not in last:
+        recipe, miou = record.get("recipe"), (record.get("last") or {}).get("miou")
+        if not isinstance(recipe, dict) or recipe.get("dataset") != "camvid" or miou is None:
             continue
-        if last["miou"] is None or not record.get("finished"):
+        if not record.get("finished") or recipe.get("optimizer") != "adamw":
             continue
-        plain = "decoder" if recipe.get("optimizer") == "adamw" else ""
+        network = recipe["config"]
+        if any(network.get(fact, plain) != plain for fact, plain in PLAIN.items()):
+            continue
+        start = recipe.get("pretrained") or recipe.get("start", "random")
         found.append({
-            "question": record.get("question", plain),
-            "network": recipe["config"].get("decoder", "fcn"),
-            "pretrained": recipe.get("pretrained"),
-            "miou": round(100 * last["miou"], 1),
+            "network": network.get("decoder", "fcn"),
+            "start": start,
+            "miou": round(100 * miou, 1),
             "record": f"data/records/{name}/record.json",
+            "order": (-recipe["total_steps"], len(name), name),
         })  # fmt: skip
-    return found
+    return sorted(found, key=lambda run: run["order"])
 
 
 def question(entry: Entry) -> str:
@@ -133,12 +136,10 @@ def answer(entry: Entry, own: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not asked:
         return None
     network = "fcn" if asked == "encoder" else row(entry)[0]
-    start = STARTS[entry["conditions"].get("pretrained", "21K")]
+    deit = entry["conditions"].get("pretrained") == "1K" and asked == "pretraining"
     for run in own:
-        if run["question"] != asked or run["network"] != network:
-            continue
-        same = run["pretrained"] is None if start is None else start in (run["pretrained"] or "")
-        if asked != "pretraining" or same:
+        start = run["start"].startswith("deit") if deit else run["start"] == "random"
+        if run["network"] == network and start:
             return run
     return None
 
