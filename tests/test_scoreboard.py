@@ -178,7 +178,7 @@ def find(board, **facts):
 
 
 def test_records_are_found_by_their_recipes(tmp_path):
-    """By network and start, the longest run first; unfinished and changed ones count for nothing."""
+    """By network and start, the longest run first; unfinished and changed ones do not count."""
     make = lambda *words, **facts: fake_record(tmp_path, *words, **facts)  # noqa: E731
     records = [
         make("unfinished", "mla", 0.9, finished=False),

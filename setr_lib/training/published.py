@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.augment import photometric_distortion, random_crop
+from ..data.augment import photometric_distortion, random_window
 from ..data.load import OFFICIAL
 from ..data.protocols import PROTOCOLS
 from ..decoders import MLA, UPSAMPLING
@@ -194,14 +194,14 @@ class Noted:
 def redraws(entry: Entry) -> int:
     """How often a crop of a single class is drawn again (a draw is a row and a column)."""
     noted: Any = Noted()
-    random_crop(np.zeros((8, 8), np.uint8), (4, 4), noted, 0.75)
+    random_window(np.zeros((8, 8), np.uint8), (8, 8), (4, 4), noted, 0.75)
     return noted.draws // 2 - 1
 
 
 def distortion(entry: Entry, place: int, both: bool) -> Any:
     """The range from which a distortion of the colours is drawn, or its upper end."""
     noted: Any = Noted()
-    photometric_distortion(np.zeros((1, 1, 3), np.uint8), noted)
+    photometric_distortion(noted)
     low, high = float(noted.low[place]), float(noted.high[place])
     return [low, high] if both else high
 
