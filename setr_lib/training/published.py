@@ -61,7 +61,7 @@ def recipe_of(entry: Entry) -> Recipe:
 
 @functools.cache
 def _network(name: str, classes: int, size: int, graph: str, aux_convs: int = 0) -> Segmenter:
-    with torch.device("cpu"):
+    with torch.device("meta"):
         if name.startswith("fcn"):
             return create_model(name, classes, size)
         config = model_config(name, classes, size, graph=graph)
