@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -258,6 +258,22 @@ def prepare_network(model: Any, options: RunOptions, team: Processes) -> Any:
     if options.compile:  # what the loss calls; whole images, of many sizes, go another way
         model.small_logits = torch.compile(model.small_logits)
     return model
+
+
+class HeadsLoss(nn.Module):
+    """The network and its loss as one module: processes meet in a module's forward pass."""
+
+    def __init__(self, network: Any, average: str, weight: Tensor | None) -> None:
+        super().__init__()
+        self.network, self.average = network, average
+        device = next(network.parameters()).device
+        self.facts = {} if weight is None else {"weight": weight.to(device)}
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""
+        # The data set has checked the labels; looking at them again would wait for a GPU.
+        check = labels.device.type == "cpu"
+        return self.network.loss(images, labels, self.average, check=check, **self.facts)
 
 
 def has_unread_parameters(config: Any) -> bool:
