@@ -391,7 +391,7 @@ def test_crops_are_copied_ahead_on_cuda_only(recipe, batch, monkeypatch, kind, e
         seen.append(non_blocking)
         return tensor
 
-    job.device = torch.device(kind)
+    job.device = job.cut.device = torch.device(kind)
     monkeypatch.setattr(torch.Tensor, "to", record)
     job.train_step([batch])
     assert seen == [early, early]
