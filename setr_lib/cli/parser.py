@@ -114,6 +114,7 @@ def _of_runs(verb: Verb) -> None:
     add("suite", help=f"{', '.join(EDITIONS)}; their table is setr_lib/training/suites.py")
     add("--list", action="store_true", help="run nothing: what is done, what is missing, and what "
         "it would cost here")  # fmt: skip
+    add("--results", action="store_true", help="run nothing: scores with their intervals, costs")
     add("--seconds", type=between(1, 1e9, float), help="stop before that; what is not at its end "
         "is gone on with next time")  # fmt: skip
     add("--out", type=a_path, default=RECORDS, help="the folder of the records; default: "

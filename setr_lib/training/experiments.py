@@ -34,8 +34,10 @@ from .devices import RunOptions
 from .loop import Run, train
 from .recipe import Recipe
 from .record import RECORDS
+from .results import answers, results
 from .suites import Row, suite_rows
 
+__all__ = ["answers", "repeat", "results", "run_suite", "suite_table"]
 UNFINISHED = ".unfinished"
 LEFT_BEHIND = (
     "log.jsonl",
@@ -100,12 +102,12 @@ def chosen(suite: str, only: str = "*") -> list[Row]:
 def run_row(row: Row, out: Path, root: Any = None, progress: bool = True) -> bool:
     """Run one row to its end if it has no record; whether this process did."""
     folder = out / UNFINISHED / row.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder.with_suffix(".lock"), timeout=0):
-            if is_done(row, out):
+            if row.is_done(out):
                 return False
-            if (wrong := differences(row, folder)) and progress:
+            if (wrong := row.differences(folder)) and progress:
                 say(f"{row.name} was begun by another recipe ({wrong}) and begins anew")
             if wrong:
                 shutil.rmtree(folder)
@@ -127,24 +129,6 @@ def hand_over(folder: Path, place: Path) -> None:
         if (folder / name).exists():  # not where a move was interrupted before
             os.replace(folder / name, place / name)
     shutil.rmtree(folder)
-
-
-def is_done(row: Row, out: Path) -> bool:
-    """Whether a row has a record, of the end of the schedule, whose recipe is the row's."""
-    file = out / row.name / "record.json"
-    return (
-        file.is_file()
-        and read_json(file).get("finished") is True
-        and not differences(row, file.parent)
-    )
-
-
-def differences(row: Row, folder: Path) -> str:
-    """By what the run in a folder differs from the row's recipe; "" if in nothing, or no run."""
-    if not (folder / "record.json").is_file():
-        return ""
-    found = Recipe.from_dict(read_json(folder / "record.json")["recipe"])
-    return "; ".join(found.differences(row.recipe))
 
 
 @contextmanager
@@ -195,10 +179,10 @@ def process_seconds() -> float:
 
 def status(row: Row, out: Path) -> str:
     """One word or two on a row: its score, where it stopped, or why its record does not count."""
-    if is_done(row, out):
-        last = read_json(out / row.name / "record.json")["last"]
+    if row.is_done(out):
+        last = row.record(out)["last"]
         return f"{100 * last['miou']:.1f} mIoU"
-    if wrong := differences(row, out / row.name):
+    if wrong := row.differences(out / row.name):
         return f"missing: its record has another recipe ({wrong})"
     if step := steps_done(row, out):
         return f"unfinished: step {step} of {row.recipe.total_steps}"
@@ -208,7 +192,7 @@ def status(row: Row, out: Path) -> str:
 def steps_done(row: Row, out: Path) -> int:
     """Of an unfinished run of this row."""
     file = out / UNFINISHED / row.name / "record.json"
-    return read_json(file)["step"] if file.is_file() and not differences(row, file.parent) else 0
+    return read_json(file)["step"] if file.is_file() and not row.differences(file.parent) else 0
 
 
 def suite_table(
@@ -217,7 +201,7 @@ def suite_table(
     """Every row with its status, under its question; what is missing with its minutes here."""
     lines, total, question, known = [], 0.0, "", dict[Any, float]()
     rows = chosen(suite, only)
-    missing = [row for row in rows if not is_done(row, Path(out))]
+    missing = [row for row in rows if not row.is_done(Path(out))]
     for row in rows:
         if row.question != question:
             question = row.question
@@ -297,10 +281,10 @@ def repeat(
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.from_dict(old["recipe"])
         new = train(recipe, folder, data_root=root, progress=progress, **how)
-    return list(compare(old, new))
+    return list(unlike(old, new))
 
 
-def compare(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
+def unlike(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
     """Where two records of one recipe do not have the same scores to the last digit."""
     for was, now in zip(old["evaluations"], new["evaluations"], strict=True):
         for fact in ("step", "miou", "iou", "accuracy"):
