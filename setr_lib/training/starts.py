@@ -44,7 +44,8 @@ def begin(run: "Run", steps: int | None = None) -> dict[str, Any]:
         steps: None: the recipe's `start_steps`.
 
     Returns:
-        What the record says of it: kind, steps, pictures, seconds, mean loss of the first and the last tenth.
+        What the record says of it: kind, steps, pictures, seconds, and the mean loss of the first
+        and of the last tenth.
 
     Raises:
         ValueError: in several processes, which would learn different things.
