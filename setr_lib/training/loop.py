@@ -25,7 +25,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.augment import TrainingStream
 from ..data.load import load_dataset
 from ..evaluation import evaluate
 from ..weights.config import make_network
@@ -36,7 +35,7 @@ from .optim import count_class_weights, lr_at, make_optimizer, pixels_that_count
 from .recipes import Recipe, get_recipe, replace
 
 LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between readings of the loss
-Batch = tuple[Tensor, Tensor]  # images (B,3,H,W) and labels (B,H,W)
+Batch = tuple[Any, Tensor]  # images (B,3,H,W), on the way to a GPU `Uncut`; labels (B,H,W)
 
 
 def train(
@@ -110,7 +109,7 @@ class Run:
         self.validation = load_dataset(recipe.dataset, recipe.evaluate_split, data_root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), recipe.evaluate_split: len(self.validation)}
-        self.stream = TrainingStream(self.data, recipe.transform, recipe.seed)
+        self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
         self.model = devices.prepare_network(make_network(recipe.config), options, team)
@@ -209,13 +208,13 @@ class Run:
         self.step += 1
         self.average.update(self.step)
 
-    def to_device(self, images: Tensor, labels: Tensor) -> Batch:
-        """A micro-batch where the network is, the images in its order of memory."""
+    def to_device(self, images: Any, labels: Tensor) -> Batch:
+        """A micro-batch where the network is, cut, the images in its order of memory."""
         # Apple's GPUs may read ordinary memory before it was copied; pinned memory is CUDA's.
         early = self.device.type == "cuda"
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
-        images = images.to(self.device, non_blocking=early).to(memory_format=layout)
-        return images, labels.to(self.device, non_blocking=early)
+        images = self.cut(images).to(memory_format=layout)
+        return images, labels.to(self.device, non_blocking=early).long()
 
     def shares(self, batch: list[Batch]) -> list[float]:
         """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.

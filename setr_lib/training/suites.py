@@ -44,9 +44,9 @@ TRAINING: dict[str, Any] = {  # from random weights on 367 images
 }  # fmt: skip
 EDITIONS = {
     "camvid-cpu": Edition(
-        "camvid", 11, size=(180, 240), patch_size=12, full=1000, short=250,
+        "camvid", 11, size=(180, 240), patch_size=12, full=1200, short=300,
         recipe={**TRAINING, "batch": 8, "lr": 1e-3, "ratio_range": (0.75, 1.5), "ema": 0.0},
-        execution={"device": "cpu"},
+        execution={"device": "cpu", "precision": "bf16"},
     ),
     "camvid-gpu": Edition(
         "camvid", 11, size=(360, 480), patch_size=16, full=12_000, short=3_000,
