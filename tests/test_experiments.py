@@ -3,12 +3,14 @@
 import json
 import math
 import multiprocessing
+import tarfile
 import time
 
 import pytest
 import torch
 from filelock import FileLock
 
+from setr_lib import load_checkpoint
 from setr_lib.__main__ import main
 from setr_lib.data.load import Shapes
 from setr_lib.training import checkpoint, experiments, suites
@@ -123,6 +125,25 @@ def test_a_run_that_diverges_does_not_stop_the_others(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(experiments, "train", train)
     assert run_suite("tiny", tmp_path, progress=False) == ["tiny_naive_s1", "tiny_pup_s0"]
     assert "tiny_naive_s0 is left out: the loss is nan" in capsys.readouterr().err
+
+
+def test_records_and_the_best_networks_travel_in_few_files(tiny, tmp_path):
+    out, folder = tmp_path / "out", tmp_path / "travels"
+    command = ["experiments", "tiny", "--out", str(out), "--pack", str(folder), "--quiet"]
+    assert main([*command, "--only", "*naive*"]) == 0
+    best = max((0, 1), key=lambda seed: scores_of(out, f"tiny_naive_s{seed}")[-1]["miou"])
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"tiny.tar.gz", f"tiny_naive_s{best}.safetensors"}
+    with tarfile.open(folder / "tiny.tar.gz") as archive:
+        archive.extractall(tmp_path / "back", filter="data")
+    assert scores_of(tmp_path / "back", "tiny_naive_s1") == scores_of(out, "tiny_naive_s1")
+    for name in ("record.json", "log.jsonl"):
+        assert (tmp_path / "back" / "tiny_naive_s0" / name).is_file()
+    half = (folder / f"tiny_naive_s{best}.safetensors").stat().st_size
+    whole = (out / f"tiny_naive_s{best}" / "last.safetensors").stat().st_size
+    assert 0.4 * whole < half < 0.7 * whole
+    model, about = load_checkpoint(folder / f"tiny_naive_s{best}.safetensors")
+    assert about["step"] == 8 and model.protocol is not None
 
 
 def test_a_record_is_repeated_to_the_last_digit(tiny, tmp_path, capsys):

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -27,8 +28,10 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from ..files import read_json, say
+from ..files import read_json, say, whole_file
 from ..inference import predict
+from ..weights.load import save_checkpoint
+from ..zoo import load_checkpoint
 from .checkpoint import has_state
 from .devices import RunOptions
 from .loop import Run, train
@@ -37,7 +40,7 @@ from .record import RECORDS
 from .results import answers, results
 from .suites import Row, suite_rows
 
-__all__ = ["answers", "repeat", "results", "run_suite", "suite_table"]
+__all__ = ["answers", "pack", "repeat", "results", "run_suite", "suite_table"]
 UNFINISHED = ".unfinished"
 LEFT_BEHIND = (
     "log.jsonl",
@@ -252,6 +255,46 @@ def start_cost(run: Run, steps: int) -> float:
     clock = time.monotonic()
     begin(run, steps)
     return (time.monotonic() - clock) / steps * recipe.start_steps
+
+
+# ---- what travels
+
+
+def pack(
+    suite: str, out: str | os.PathLike[str], folder: str | os.PathLike[str], networks: int = 7
+) -> list[Path]:
+    """What a machine that is given back must leave: all records in one file, the best networks.
+
+    Args:
+        folder: gets `SUITE.tar.gz` with `NAME/record.json` and `NAME/log.jsonl` of every row that
+            is done, and the last weights of the best seed of the lines with the highest scores,
+            in 16 bits: 11 to 14 MB each.
+        networks: how many of those.
+
+    Returns:
+        The files.
+    """
+    out, folder = Path(out), Path(folder)
+    done = [row for row in suite_rows(suite) if row.is_done(out)]
+    with (
+        whole_file(folder / f"{suite}.tar.gz") as temporary,
+        tarfile.open(temporary, "w:gz") as archive,
+    ):
+        for row in done:
+            for name in ("record.json", "log.jsonl"):
+                archive.add(out / row.name / name, f"{row.name}/{name}")
+    scores = {row: row.record(out)["last"]["miou"] for row in done}
+    best: dict[str, Row] = {}  # of each line, the highest first
+    for row in sorted(scores, key=lambda row: scores[row], reverse=True):
+        if (out / row.name / "last.safetensors").is_file():
+            best.setdefault(row.line, row)
+    files = [folder / f"{suite}.tar.gz"]
+    for row in [*best.values()][:networks]:
+        model, about = load_checkpoint(out / row.name / "last.safetensors")
+        files.append(folder / f"{row.name}.safetensors")
+        known = {name: about[name] for name in ("classes", "palette", "recipe", "protocol", "step")}
+        save_checkpoint(model, files[-1], half=True, **known)
+    return files
 
 
 # ---- the same again
