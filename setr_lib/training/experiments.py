@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -35,7 +35,7 @@ from ..zoo import load_checkpoint
 from .checkpoint import has_state
 from .devices import RunOptions
 from .loop import Run, train
-from .recipe import Recipe
+from .recipe import Recipe, replace
 from .record import RECORDS
 from .results import answers, results
 from .suites import Row, suite_rows
@@ -202,7 +202,7 @@ def suite_table(
     suite: str, out: str | os.PathLike[str] = RECORDS, root: Any = None, only: str = "*"
 ) -> str:
     """Every row with its status, under its question; what is missing with its minutes here."""
-    lines, total, question, known = [], 0.0, "", dict[Any, float]()
+    lines, total, question, known = [], 0.0, "", dict[Recipe, Pace]()
     rows = chosen(suite, only)
     missing = [row for row in rows if not row.is_done(Path(out))]
     for row in rows:
@@ -211,10 +211,12 @@ def suite_table(
             lines.append(question)
         text = f"  {row.name:44} {row.recipe.total_steps:6} steps  {status(row, Path(out))}"
         if row in missing:
-            key = dataclasses.replace(row.recipe, seed=0)
+            key = same_pace(row.recipe)
             if key not in known:
-                known[key] = cost(row, root)
-            left = known[key] * (1 - steps_done(row, Path(out)) / row.recipe.total_steps)
+                known[key] = pace(key, row.execution, root)
+            left = seconds_of(row.recipe, known[key]) * (
+                1 - steps_done(row, Path(out)) / row.recipe.total_steps
+            )
             total += left
             text += f", {left / 60:.1f} min"
         lines.append(text)
@@ -223,38 +225,55 @@ def suite_table(
     return "\n".join([*lines, count + (here if missing else "")])
 
 
-def cost(row: Row, root: Any = None, steps: int = 3) -> float:
-    """Seconds of a whole run on this machine, from a few steps and a few scored images."""
-    recipe = row.recipe
+class Pace(NamedTuple):
+    """Seconds on this machine."""
+
+    step: float
+    image: float  # scored
+    images: int  # that an evaluation scores
+    start: float  # a step of what the encoder learns before
+
+
+def same_pace(recipe: Recipe) -> Recipe:
+    """The recipe without what changes no step's duration: rows that share it are measured once."""
+    return replace(
+        recipe, seed=0, class_weights=False, ema=0.0, lr=1e-3, head_lr_mult=1.0,
+        head_scope="authors", total_steps=1000, warmup=0, evaluate_every=1000,
+    )  # fmt: skip
+
+
+def seconds_of(recipe: Recipe, found: Pace) -> float:
+    """Of a whole run."""
+    scored = -(-recipe.total_steps // recipe.evaluate_every) * found.images
+    steps = recipe.total_steps * found.step + recipe.start_steps * found.start
+    return steps + scored * found.image
+
+
+def pace(recipe: Recipe, execution: RunOptions, root: Any = None, steps: int = 3) -> Pace:
+    """Measure a few steps, after one that warms up, and a few scored images."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder), root, row.execution, progress=False)
+        run = Run(recipe, Path(folder), root, execution, progress=False)
         batches = run.batches(steps + 1)
-        clock = 0.0
-        for step in range(steps + 1):
-            if step == 1:  # the first one also warms up
-                clock = time.monotonic()
+        clock = [0.0]
+        for _ in range(steps + 1):
             run.train_step([next(batches) for _ in range(run.accumulate)])
             run.read_losses()
-        seconds = (time.monotonic() - clock) / steps * recipe.total_steps
+            clock.append(time.monotonic())
         few = min(4, len(run.validation))
-        clock = time.monotonic()
         for number in range(few):
             predict(run.model, run.validation[number][0], protocol=recipe.protocol)
-        each = (time.monotonic() - clock) / few
-        scored = -(-recipe.total_steps // recipe.evaluate_every) * len(run.validation)
-        return seconds + each * scored + start_cost(run, steps)
+        clock.append(time.monotonic())
+        if recipe.start != "random":
+            from .starts import begin
 
-
-def start_cost(run: Run, steps: int) -> float:
-    """Seconds of what the encoder learns before."""
-    recipe = run.recipe
-    if recipe.start == "random":
-        return 0.0
-    from .starts import begin
-
-    clock = time.monotonic()
-    begin(run, steps)
-    return (time.monotonic() - clock) / steps * recipe.start_steps
+            begin(run, 1)
+        start = time.monotonic() - clock[-1]
+        return Pace(
+            (clock[-2] - clock[1]) / steps,
+            (clock[-1] - clock[-2]) / few,
+            len(run.validation),
+            start,
+        )
 
 
 # ---- what travels
