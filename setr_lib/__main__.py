@@ -39,7 +39,7 @@ from .images import TestProtocol, to_pixels
 from .inference import default_protocol, predict
 from .plots import show_curves
 from .training.devices import RunOptions, default_device, join_processes, usable_device
-from .training.experiments import process_seconds, repeat, run_suite, suite_table
+from .training.experiments import answers, pack, process_seconds, repeat, run_suite, suite_table
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
@@ -191,6 +191,8 @@ def _experiments(options: argparse.Namespace) -> None:
         if wrong := repeat(options.repeat, options.out, root, show):
             raise ValueError(f"{options.repeat} was not repeated: {'; '.join(wrong)}")
         print(f"{options.repeat}: the same scores to the last digit")
+    elif options.results:
+        print(answers(options.suite, options.out))
     elif options.list:
         print(suite_table(options.suite, options.out, root, options.only))
     else:
@@ -200,6 +202,8 @@ def _experiments(options: argparse.Namespace) -> None:
         )
         print(f"{len(done)} rows finished{': ' + few(done) if done else ''}; their records are in "
               f"{options.out}")  # fmt: skip
+        if options.pack:
+            print(*pack(options.suite, options.out, options.pack), sep="\n")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -190,7 +190,18 @@ def test_a_record_can_be_believed(name):
         assert scores(record["last"]["counts"]).miou == pytest.approx(record["last"]["miou"])
         steps = [json.loads(line)["step"] for line in (RECORDS / name / "log.jsonl").open()]
         assert steps[-1] == record["recipe"]["total_steps"] and np.all(np.diff(steps) > 0)
-    assert {p.name for p in (RECORDS / name).iterdir()} <= {"record.json", "log.jsonl"}
+    kept = {p.name for p in (RECORDS / name).iterdir() if p.suffix != ".safetensors"}
+    assert kept <= {"record.json", "log.jsonl"}
+
+
+def test_git_leaves_out_the_weights_of_records_and_unfinished_runs(tmp_path):
+    names = ["x/best.safetensors", ".unfinished/x/record.json", "x/record.json"]
+    said = subprocess.run(
+        ["git", "check-ignore", "--no-index", *(f"data/records/{name}" for name in names)],
+        cwd=ROOT, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    if (ROOT / ".git").exists():
+        assert said.split() == [f"data/records/{name}" for name in names[:2]]
 
 
 def test_no_path_of_a_machine_is_in_the_project():

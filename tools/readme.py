@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from setr_lib.training.record import ROOT, list_records, load_record
+from setr_lib.training.suites import EDITIONS, suite_rows
 
 FILES = (ROOT / "README.md", ROOT / "book" / "index.md", ROOT / "book" / "speed.md")
 PICTURE = ROOT / "book" / "figures" / "prediction.jpg"
@@ -18,8 +19,11 @@ def results() -> str:
     """One row per record: runs with their machine, baselines without."""
     head = ["record", "data", "how it was trained", "time", "machine", "seed", "mIoU, val"]
     rows = [head, ["---"] * (len(head) - 1) + ["---:"]]
+    suites = {row.name for suite in EDITIONS for row in suite_rows(suite)}  # have their own table
     for name in list_records():
         record = load_record(name)
+        if name in suites:
+            continue
         if "recipe" in record:
             rows.append(run_row(name, record))
         elif "scores" in record:

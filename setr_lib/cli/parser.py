@@ -114,11 +114,14 @@ def _of_runs(verb: Verb) -> None:
     add("suite", help=f"{', '.join(EDITIONS)}; their table is setr_lib/training/suites.py")
     add("--list", action="store_true", help="run nothing: what is done, what is missing, and what "
         "it would cost here")  # fmt: skip
+    add("--results", action="store_true", help="run nothing: scores with their intervals, costs")
     add("--seconds", type=between(1, 1e9, float), help="stop before that; what is not at its end "
         "is gone on with next time")  # fmt: skip
     add("--out", type=a_path, default=RECORDS, help="the folder of the records; default: "
         "data/records")  # fmt: skip
     add("--only", default="*", metavar="PATTERN", help="rows of such names, for example '*_pup_s0'")
+    add("--pack", type=a_path, metavar="FOLDER", help="afterwards, put all records in one file "
+        "there, and the best networks in 16 bits beside it")  # fmt: skip
     add("--jobs", type=between(1, 64), default=1, help="runs side by side; default: 1")
     add(
         "--repeat", metavar="NAME", help="run the record NAME of --out again and compare its scores"
