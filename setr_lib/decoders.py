@@ -182,8 +182,7 @@ def to_map(tokens: Tensor, grid: Size) -> Tensor:
 
 
 def upsample(maps: Tensor, factor: int, align_corners: bool = False) -> Tensor:
-    """Bilinear resize of `(B,C,h,w)` by a whole factor, in their own type: autocast would take 32
-    bits, of which the next convolution reads 16."""
+    """Bilinear resize of `(B,C,h,w)` by a whole factor, in their own type also under autocast."""
     size, kind = (factor * maps.shape[-2], factor * maps.shape[-1]), maps.device.type
     with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
         return resize(maps, size, align_corners)

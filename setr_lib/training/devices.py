@@ -311,7 +311,7 @@ def crop_source(
 ) -> tuple[TrainingStream, Cutter]:
     """The crops of a run, and what brings a micro-batch of them to this process's device."""
     sharers = team.size * max(1, options.workers)
-    fused = options.compile and team.device.type == "cuda"
+    fused = bool(options.compile) and team.device.type == "cuda"
     return feed(data, recipe.transform, recipe.seed, team.device, options.cache, sharers, fused)
 
 

@@ -31,7 +31,7 @@ from ..weights.config import make_network
 from . import checkpoint, devices, record, speed
 from .average import MovingAverage
 from .devices import Processes, RunOptions
-from .optim import count_class_weights, lr_at, make_optimizer, pixels_that_count
+from .optim import count_class_weights, lr_at, make_optimizer, shares_of_step
 from .recipes import Recipe, get_recipe, replace
 
 LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between readings of the loss
@@ -197,9 +197,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.step, self.recipe, group["base"])
         self.optimizer.zero_grad(set_to_none=True)
+        shares = shares_of_step(batch, self.recipe, self.team, self.class_weight)
         losses = [
             self.learn(*self.to_device(*crops), share, number == len(batch))
-            for number, (crops, share) in enumerate(zip(batch, self.shares(batch)), 1)
+            for number, (crops, share) in enumerate(zip(batch, shares), 1)
         ]
         self.pending.append(torch.stack(losses).sum())
         self.step += 1
@@ -225,18 +226,6 @@ class Run:
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
         images = self.cut(images).to(memory_format=layout)
         return images, labels.to(self.device, non_blocking=early).long()
-
-    def shares(self, batch: list[Batch]) -> list[float]:
-        """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
-
-        That is its share of the pixels that count, times the number of processes, over which the
-        gradients are averaged.
-        """
-        if self.recipe.average == "all" or len(batch) == self.team.size == 1:
-            return [1 / len(batch)] * len(batch)
-        counted = [pixels_that_count(labels, self.class_weight) for _, labels in batch]
-        (total,) = self.team.total(sum(counted))
-        return [self.team.size * count / max(total, 1) for count in counted]
 
     def read_losses(self) -> list[float]:
         """The losses since the last reading, which waits for the device; it stops at a NaN."""

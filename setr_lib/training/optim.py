@@ -104,6 +104,21 @@ def count_class_weights(data: PairDataset) -> Tensor:
     return class_weights(labels(), len(data.classes))
 
 
+def shares_of_step(
+    batch: list[Any], recipe: Recipe, team: Any, weight: Tensor | None
+) -> list[float]:
+    """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
+
+    That is its share of the pixels that count, times the number of processes, over which the
+    gradients are averaged.
+    """
+    if recipe.average == "all" or len(batch) == team.size == 1:
+        return [1 / len(batch)] * len(batch)
+    counted = [pixels_that_count(labels, weight) for _, labels in batch]
+    (total,) = team.total(sum(counted))
+    return [team.size * count / max(total, 1) for count in counted]
+
+
 def pixels_that_count(labels: Tensor, class_weight: Tensor | None) -> float:
     """How many pixels of `(B,H,W)` labels count, or the sum of their classes' weights."""
     counts = labels != IGNORE
