@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .files import as_count
+from .losses import strips
 
 Size = tuple[int, int]
 IGNORE = 255  # the label of a pixel that is not scored
@@ -61,4 +62,6 @@ def resize(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """Bilinear resize of `(B,C,h,w)` to `size`; the map itself where it already has that size."""
     if size_of(maps) == tuple(size):
         return maps
+    if maps.is_cuda and maps.requires_grad:  # where torch's own gradient differs from run to run
+        return strips.resize(maps, list(size), align_corners)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)

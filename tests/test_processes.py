@@ -413,8 +413,6 @@ def test_one_of_several_gpus_may_be_named(monkeypatch):
         own_device(RunOptions(device="cuda:2"), 1)
     with pytest.raises(ValueError, match="device is 'cuda:1'"):
         own_device(RunOptions(device="cuda:1"), 2)
-    with pytest.raises(ValueError, match="compile and activation_checkpointing"):
-        own_device(RunOptions(device="cuda", compile=True, activation_checkpointing=True), 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="process 2 of this machine, which has 2 GPUs"):
         own_device(RunOptions(), 3)

@@ -5,7 +5,7 @@ A run folder holds `record.json`, `log.jsonl`, `best.safetensors`, `last.safeten
 alone, so a resumed run is the same run, and several processes see together what one would see.
 
 Beside this file: `recipes` (what is run), `optim` (which parameter moves how fast), `devices`
-(processes, switches), `checkpoint` (what is on disk), `record` (what is seen and left behind).
+(processes), `speed` (switches), `checkpoint` (what is on disk), `record` (what is left behind).
 """
 
 # B batch, H W crop rows and columns
@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader
 from ..data.load import load_dataset
 from ..evaluation import evaluate
 from ..weights.config import make_network
-from . import checkpoint, devices, record
+from . import checkpoint, devices, record, speed
 from .average import MovingAverage
 from .devices import Processes, RunOptions
-from .optim import count_class_weights, lr_at, make_optimizer, pixels_that_count
+from .optim import count_class_weights, lr_at, make_optimizer, shares_of_step
 from .recipes import Recipe, get_recipe, replace
 
 LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between readings of the loss
@@ -101,7 +101,7 @@ class Run:
     def __init__(
         self, recipe: Recipe, out: Path, data_root: Any, options: RunOptions, progress: bool
     ) -> None:
-        self.recipe, self.out, self.options = recipe, out, options
+        self.recipe, self.out = recipe, out
         self.team = team = Processes(options)
         self.device, self.show = team.device, progress and team.is_main
         self.micro_batch, self.accumulate = devices.split_batch(recipe, team.size)
@@ -112,7 +112,9 @@ class Run:
         self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
-        self.model = devices.prepare_network(make_network(recipe.config), options, team)
+        network = make_network(recipe.config)
+        self.options = speed.settle(options, network, recipe, team)
+        self.model = speed.prepare_network(network, self.options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
         loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight)
@@ -123,6 +125,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         if team.rank:  # the weights are equal everywhere; from here on chance is each one's own
             torch.manual_seed(recipe.seed + 1_000_003 * team.rank)
+        self.learn: Any = self.micro_step
+        if self.options.cuda_graph:
+            self.learn = speed.StepGraph(self.micro_step, self.optimizer, bool(options.cuda_graph))
         self.step = 0
         self.pending: list[Tensor] = []  # losses of steps that nobody has read yet
         self.loss = math.nan  # of the last step that was read
@@ -192,21 +197,27 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.step, self.recipe, group["base"])
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for number, (crops, share) in enumerate(zip(batch, self.shares(batch)), 1):
-            images, labels = self.to_device(*crops)
-            last = number == len(batch)  # the processes average their gradients once per step
-            with nullcontext() if last or self.team.size == 1 else self.learner.no_sync():
-                with self.autocast:
-                    loss = self.learner(images, labels)
-                loss = loss * share
-                self.scaler.scale(loss).backward()
-            losses.append(loss.detach())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        shares = shares_of_step(batch, self.recipe, self.team, self.class_weight)
+        losses = [
+            self.learn(*self.to_device(*crops), share, number == len(batch))
+            for number, (crops, share) in enumerate(zip(batch, shares), 1)
+        ]
         self.pending.append(torch.stack(losses).sum())
         self.step += 1
         self.average.update(self.step)
+
+    def micro_step(self, images: Tensor, labels: Tensor, share: float, last: bool) -> Tensor:
+        """Loss and gradients of a micro-batch; after the last one of a step the weights move."""
+        # The processes average their gradients once per step.
+        with nullcontext() if last or self.team.size == 1 else self.learner.no_sync():
+            with self.autocast:
+                loss = self.learner(images, labels)
+            loss = loss * share
+            self.scaler.scale(loss).backward()
+        if last:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss.detach()
 
     def to_device(self, images: Any, labels: Tensor) -> Batch:
         """A micro-batch where the network is, cut, the images in its order of memory."""
@@ -215,18 +226,6 @@ class Run:
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
         images = self.cut(images).to(memory_format=layout)
         return images, labels.to(self.device, non_blocking=early).long()
-
-    def shares(self, batch: list[Batch]) -> list[float]:
-        """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
-
-        That is its share of the pixels that count, times the number of processes, over which the
-        gradients are averaged.
-        """
-        if self.recipe.average == "all":
-            return [1 / len(batch)] * len(batch)
-        counted = [pixels_that_count(labels, self.class_weight) for _, labels in batch]
-        (total,) = self.team.total(sum(counted))
-        return [self.team.size * count / max(total, 1) for count in counted]
 
     def read_losses(self) -> list[float]:
         """The losses since the last reading, which waits for the device; it stops at a NaN."""
