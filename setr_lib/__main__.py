@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from .images import TestProtocol, to_pixels
 from .inference import default_protocol, predict
 from .plots import show_curves
 from .training.devices import RunOptions, default_device, join_processes, usable_device
+from .training.estimate import estimate
 from .training.experiments import answers, pack, process_seconds, repeat, run_suite, suite_table
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
@@ -151,6 +153,8 @@ def _recipes(options: argparse.Namespace) -> None:
     with torch.device("meta"):
         model = make_network(recipe.config)
     print(describe_groups(parameter_groups(model, recipe), recipe))
+    with suppress(ValueError):  # for networks like those that were measured
+        print(estimate(recipe), estimate(recipe, gpus=8), sep="\n")
 
 
 def _plot(options: argparse.Namespace) -> None:

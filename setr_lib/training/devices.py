@@ -4,6 +4,7 @@ Processes are torch's own. torchrun, `accelerate launch` and `accelerate.noteboo
 them and say in the environment who is who: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 """
 
+import atexit
 import ctypes
 import functools
 import itertools
@@ -225,12 +226,10 @@ def own_device(options: RunOptions, processes: int) -> torch.device:
 
 
 def join_processes(device: str) -> tuple[str, bool]:
-    """Meet the other processes that a launcher started, if it did.
-
-    Returns:
-        This process's device, and whether it is the first one, which speaks for all.
-    """
+    """Meet the other processes that a launcher started, if it did, until this one ends: our device,
+    and whether we are the first one, which speaks for all."""
     team = Processes(RunOptions(device=device))
+    atexit.register(team.leave)
     return str(team.device), team.is_main
 
 
