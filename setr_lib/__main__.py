@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .cli.flags import given, size_of
-from .cli.network import load_network, naming_file
+from .cli.network import load_network, naming_file, what_is_lost
 from .cli.outputs import (
     check_destinations,
     find_images,
@@ -44,6 +44,7 @@ from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
 from .training.record import load_log, load_record, surroundings
 from .weights.config import config_from_checkpoint, make_network
+from .weights.export import SUFFIXES, export_model
 from .weights.load import load_weights, save_checkpoint
 from .weights.tensors import read_tensors
 from .zoo import create_model, list_models
@@ -79,8 +80,8 @@ def _nobody_reads() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     return make_parser([
-        _summary, _convert, _download, _check, _recipes, _train, _plot, _evaluate, _predict,
-        _baselines,
+        _summary, _convert, _export, _download, _check, _recipes, _train, _plot, _evaluate,
+        _predict, _baselines,
     ])  # fmt: skip
 
 
@@ -113,6 +114,16 @@ def _convert(options: argparse.Namespace) -> None:
     print(load_weights(model, checkpoint, table_size=size))
     save_checkpoint(model, options.output)
     print(f"{options.output}: {config}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write a network as one file for other programs, ONNX or torch.export, and compare it."""
+    model, about, file = load_network(options.checkpoint, "cpu")
+    check_destinations([options.output], [file], SUFFIXES)
+    print(export_model(model, options.output, about, options.int8))
+    if options.int8:
+        name = options.data or about.get("recipe", about).get("dataset")
+        print(what_is_lost(model, options.output, name, options.root))
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -189,7 +200,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     model, about, file = load_network(options.checkpoint, device, first)
     if options.json:
         check_destinations([options.json], [file, file.with_name("record.json")])
-    name = options.data or about.get("recipe", {}).get("dataset")
+    name = options.data or about.get("recipe", about).get("dataset")
     if not name:
         raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
     dataset = load_dataset(name, options.split, root=options.root)

@@ -39,6 +39,14 @@ def test_colab_has_what_the_chapters_import():
         assert each.specifier.contains(pinned.version), f"{each}, and Colab has {pinned.version}"
 
 
+def test_the_extra_asks_for_what_its_tests_need():
+    """setr-lib[export] and requirements-export.txt are one list, which .ci/run installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = requirements(project["optional-dependencies"]["export"])
+    assert extra == listed("requirements-export.txt")
+    assert "-r requirements-export.txt" in (ROOT / ".ci" / "run").read_text()
+
+
 def test_the_locked_versions_are_allowed():
     """requirements.lock holds one version of everything in requirements.txt, inside its range."""
     locked = {name.lower(): each for name, each in listed("requirements.lock").items()}

@@ -83,6 +83,13 @@ def _of_networks(verb: Verb) -> None:
         "published ones of this depth")  # fmt: skip
     add("--image-size", **sizes, help="that the position table was made for; default: its square")
 
+    add = verb("export", "root").add_argument
+    add("checkpoint", type=a_path, help="a checkpoint, or the folder of a run")
+    add("output", type=a_path, help="NAME.onnx, or NAME.pt2 for torch.export.load")
+    add("--int8", action="store_true", help="of ONNX: the matrices in 8 bits, a third of the size; "
+        "the mIoU of both is measured on val")  # fmt: skip
+    add("--data", help="with --int8, what to measure on; default: what it was trained on")
+
 
 def _of_data(verb: Verb) -> None:
     add = verb("download", "root").add_argument
