@@ -31,7 +31,8 @@ from .data.check import check_dataset, splits_to_check
 from .data.classes import spread_palette
 from .data.download import ARCHIVES, download
 from .data.files import IMAGE_SUFFIXES, PairDataset
-from .data.load import check_classes, load_dataset
+from .data.labels import convert_labels
+from .data.load import check_classes, folder_path, load_dataset
 from .data.protocols import find_protocol
 from .evaluation import Scores, evaluate, prior_scores
 from .files import few, sha256, whole_file, write_json
@@ -80,8 +81,8 @@ def _nobody_reads() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     return make_parser([
-        _summary, _convert, _export, _download, _check, _recipes, _train, _plot, _evaluate,
-        _predict, _baselines,
+        _summary, _convert, _export, _download, _check, _convert_labels, _recipes, _train, _plot,
+        _evaluate, _predict, _baselines,
     ])  # fmt: skip
 
 
@@ -150,6 +151,14 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"{bad} problem{'s'[: bad > 1]} in {options.dataset}")
 
 
+def _convert_labels(options: argparse.Namespace) -> None:
+    """Write a copy of a data set folder whose labels are class numbers."""
+    source = folder_path(str(options.source))
+    form, classes, count = convert_labels(source, folder_path(str(options.target)), options.map)
+    print(f"{source}: {form.words}")
+    print(f"{options.target}: {count} labels of {len(classes)} classes, {few(list(classes), 12)}")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     """List the recipes, or show every fact of one."""
     if options.name not in list_recipes():
@@ -177,14 +186,13 @@ def _plot(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     """Train by a recipe and write the run folder."""
     facts = {**given(options, Recipe), **given(options, RunOptions)}
-    if "dataset" in facts:  # the network has as many classes as the data
-        classes = len(load_dataset(facts["dataset"], "train", root=options.root).classes)
-        config = get_recipe(options.recipe).config
-        facts["config"] = dataclasses.replace(config, num_classes=classes)
+    data = facts.pop("dataset", None)
+    if options.recipe == "own" and options.out is None and data:
+        options.out = Path("runs", Path(data.removeprefix("folder:")).name)
     out = options.out or Path("runs", options.recipe)
     record = train(
         options.recipe, out, options.resume, options.steps, options.root,
-        progress=not options.quiet, **facts,
+        progress=not options.quiet, data=data, **facts,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes speaks
@@ -192,6 +200,7 @@ def _train(options: argparse.Namespace) -> None:
     miou = "no score" if last is None else f"{100 * last:.1f} mIoU"
     print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
+    print(f"next: setr evaluate {out}; setr predict PHOTO --checkpoint {out}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
