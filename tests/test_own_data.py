@@ -1,6 +1,7 @@
 """From a folder of somebody's own to an overlay: every form of mask, a split, a recipe."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import setr_lib
 from setr_lib.__main__ import main
 from setr_lib.data.labels import convert_labels, find_form
 from setr_lib.data.layouts import make_splits
-from setr_lib.training import own
+from setr_lib.training import own, recipes
+from setr_lib.training.record import ROOT
 
 COLOURS = ((10, 20, 30), (200, 0, 0), (0, 200, 100))
 SPOT = (slice(8, 20), slice(8, 24))
@@ -230,3 +232,30 @@ def test_a_run_of_ones_own_is_resumed(tmp_path, monkeypatch, tiny):
     assert main([*words, "--steps", "2"]) == 0
     assert main([*words, "--resume"]) == 0
     assert json.loads(Path("runs/mine/record.json").read_text())["step"] == 4
+
+
+def python_blocks() -> list[str]:
+    """Those of the README that one process can run."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "accelerate" not in b]
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, tiny, small_recipe):
+    """One block after the other, as they stand, with small networks in place of theirs."""
+    monkeypatch.setitem(recipes.RECIPES, "shapes_naive_tiny", small_recipe)
+    monkeypatch.setattr(setr_lib, "create_model", a_small_one)
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(ROOT / "data")
+    Image.new("RGB", (60, 40), "grey").save("street.jpg")
+    blocks, names = python_blocks(), {}
+    assert len(blocks) >= 3
+    for block in blocks:
+        exec(block.replace("total_steps=100", "total_steps=2"), names)
+    assert names["labels"].shape == (40, 60) and Path("attention.html").stat().st_size > 1e5
+    assert names["record"]["step"] == 12 and Path("runs/ours/best.safetensors").is_file()
+
+
+def a_small_one(name: str, num_classes: int, image_size: int):
+    """A network with the classes that the README asks for."""
+    assert name in setr_lib.list_models()
+    return setr_lib.SETR(small_config(num_classes=num_classes, image_size=image_size // 8))
