@@ -240,7 +240,7 @@ def cost(row: Row, root: Any = None, steps: int = 3) -> float:
     """Seconds of a whole run on this machine, from a few steps and a few scored images."""
     recipe = row.recipe
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder), root, row.execution, progress=False)
+        run = Run(recipe, Path(folder), root, row.execution, show=False)
         batches = run.batches(steps + 1)
         clock = 0.0
         for step in range(steps + 1):
