@@ -34,7 +34,7 @@ def as_size(size: Any, what: str = "image_size") -> Size:
 
 def patch_grid(size: Size, patch: int) -> Size:
     """Rows and columns of patches that cover an image; a started patch counts as a whole one."""
-    return -(-size[0] // patch), -(-size[1] // patch)
+    return (size[0] + patch - 1) // patch, (size[1] + patch - 1) // patch
 
 
 def size_of(maps: Tensor) -> Size:
@@ -44,7 +44,7 @@ def size_of(maps: Tensor) -> Size:
 
 def whole_patches(size: Size, patch: int) -> Size:
     """Rows and columns of an image that is padded to whole patches."""
-    return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
+    return patch_grid(size, patch)[0] * patch, patch_grid(size, patch)[1] * patch
 
 
 def pad_to_patches(images: Tensor, patch: int) -> Tensor:

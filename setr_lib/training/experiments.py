@@ -252,7 +252,7 @@ def seconds_of(recipe: Recipe, found: Pace) -> float:
 def pace(recipe: Recipe, execution: RunOptions, root: Any = None, steps: int = 3) -> Pace:
     """Measure a few steps, after one that warms up, and a few scored images."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder), root, execution, progress=False)
+        run = Run(recipe, Path(folder), root, execution, show=False)
         batches = run.batches(steps + 1)
         clock = [0.0]
         for _ in range(steps + 1):

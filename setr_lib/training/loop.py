@@ -25,14 +25,15 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.load import load_dataset
+from ..data.load import Augment, load_splits
 from ..evaluation import evaluate
 from ..weights.config import make_network
 from . import checkpoint, devices, record, speed
 from .average import MovingAverage
 from .devices import Processes, RunOptions
 from .optim import count_class_weights, lr_at, make_optimizer, shares_of_step
-from .recipes import Recipe, get_recipe, replace
+from .own import prepare
+from .recipes import Recipe
 
 LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between readings of the loss
 Batch = tuple[Any, Tensor]  # images (B,3,H,W), on the way to a GPU `Uncut`; labels (B,H,W)
@@ -46,6 +47,8 @@ def train(
     data_root: str | os.PathLike[str] | None = None,
     execution: RunOptions | None = None,
     progress: bool = True,
+    data: Any = None,
+    augment: Augment | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Train by a recipe, evaluate, and write the run folder.
@@ -54,7 +57,7 @@ def train(
     it shares every batch between them.
 
     Args:
-        recipe: a name of `list_recipes()`, or a `Recipe`.
+        recipe: a name of `list_recipes()`, a `Recipe`, or `"own"`: one that fits `data`.
         out_dir: the run folder; it must not hold a run yet, unless `resume` is set.
         resume: go on from `out_dir/state`.
         steps: stop after so many steps in all; the learning rate still follows the recipe's
@@ -62,6 +65,8 @@ def train(
         data_root: as in `load_dataset`.
         execution: device, precision and switches; None: float32 on a GPU if there is one.
         progress: whether to show a bar.
+        data: in place of the recipe's: a name, or two data sets (train, val), see `load_dataset`.
+        augment: `(image, label)` -> the same two changed, uint8, before a crop is cut.
         overrides: facts of the recipe or of the execution to replace, for example `seed=1`,
             `total_steps=400`, `device="cpu"` or `workers=2`.
 
@@ -81,8 +86,8 @@ def train(
     names = {field.name for field in dataclasses.fields(RunOptions)} & overrides.keys()
     switches = {name: overrides.pop(name) for name in names}
     options = dataclasses.replace(execution or RunOptions(), **switches)
-    recipe = replace(get_recipe(recipe) if isinstance(recipe, str) else recipe, **overrides)
-    run = Run(recipe, Path(out_dir), data_root, options, progress)
+    recipe, splits = prepare(recipe, data, data_root, augment, options, overrides)
+    run = Run(recipe, Path(out_dir), data_root, options, progress, splits)
     try:
         record = run.fit(resume, recipe.total_steps if steps is None else steps)
     except KeyboardInterrupt:
@@ -99,14 +104,14 @@ class Run:
     """One training run: its model, optimiser, data, and what has been seen so far."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, data_root: Any, options: RunOptions, progress: bool
-    ) -> None:
+        self, recipe: Recipe, out: Any, root: Any, options: RunOptions, show: bool, data: Any = None
+    ) -> None:  # fmt: skip
         self.recipe, self.out = recipe, out
         self.team = team = Processes(options)
-        self.device, self.show = team.device, progress and team.is_main
+        self.device, self.show = team.device, show and team.is_main
         self.micro_batch, self.accumulate = devices.split_batch(recipe, team.size)
-        self.data = load_dataset(recipe.dataset, "train", data_root)
-        self.validation = load_dataset(recipe.dataset, recipe.evaluate_split, data_root)
+        data = data or load_splits(recipe.dataset, recipe.evaluate_split, root)
+        self.data, self.validation = data
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), recipe.evaluate_split: len(self.validation)}
         self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
