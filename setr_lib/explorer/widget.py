@@ -16,7 +16,6 @@ from typing import Any
 import anywidget
 import numpy as np
 import traitlets
-from matplotlib import colormaps
 
 from ..attention.probes import Probes
 from ..files import unknown, whole_file
@@ -25,7 +24,7 @@ from ..plots import Palette
 from . import given
 from .contents import View, jpeg
 from .packing import Parcel
-from .page import document, fragment, module, picture, still_picture
+from .page import colours, document, fragment, module, picture, still_picture
 
 # Numbers (queries and keys of all layers, heads and tokens) that a page holds: about 8 MB.
 PAGE_NUMBERS = 13_000_000
@@ -223,9 +222,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             "label_classes": self._label_classes,
             "view": self.view if stored else {},
             "images": images,
-            "viridis": parcel.add(_colours("viridis")),
-            "difference": parcel.add(_colours("PuOr_r")),
-            "times": parcel.add(_colours("RdBu_r")),
+            **{name: parcel.add(table) for name, table in colours().items()},
         }
         return parcel.pack(header)
 
@@ -301,6 +298,3 @@ class AttentionExplorer(anywidget.AnyWidget):
         row, col = given.inside(pixel, view.scene.size)
         return row // view.patch * view.grid[1] + col // view.patch
 
-
-def _colours(name: str) -> np.ndarray:
-    return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)

@@ -1,6 +1,6 @@
 // The state of one explorer: what is chosen, what is asked, when what is drawn. Hands change it.
 
-import { Stored } from "./attention.js";
+import { stored } from "./attention.js";
 import { greyOf, tableOf } from "./canvas.js";
 import { cellOf } from "./cells.js";
 import { listen } from "./hands.js";
@@ -120,10 +120,13 @@ export class Explorer {
     const name = `${image} ${model}`;
     if (!this.sources.has(name)) {
       const about = this.view.header.images[image];
-      const live = this.options.ask;
-      const source = live
-        ? new Live(live, about, about.models[model], { image, model })
-        : new Stored(this.view.parcel, about, about.models[model]);
+      const facts = about.models[model];
+      const { ask } = this.options;
+      const source =
+        this.options.source?.(image, model) ??
+        (ask
+          ? new Live(ask, about, facts, { image, model })
+          : stored(this.view.parcel, about, facts));
       this.sources.set(name, Object.assign(source, { image }));
     }
     return this.sources.get(name);
