@@ -18,8 +18,8 @@ def street() -> np.ndarray:
     draw = ImageDraw.Draw(image)
     for row in range(SIZE[1]):
         draw.line((0, row, SIZE[0], row), (225 - row // 4, 232 - row // 5, 240 - row // 8))
-    houses = [(0, 18, 62, "#7d6a5c"), (50, 44, 96, "#8d8072"), (150, 52, 190, "#6f665f"),
-              (182, 8, 240, "#75685f")]  # fmt: skip
+    houses = [(0, 18, 62, "#b39a86"), (50, 44, 96, "#c4b8a6"), (150, 52, 190, "#a89c92"),
+              (182, 8, 240, "#b5a496")]  # fmt: skip
     for left, top, right, colour in houses:
         draw.rectangle((left, top, right, 120), colour)
         for y in range(top + 8, 106, 16):
@@ -33,8 +33,14 @@ def street() -> np.ndarray:
         for _ in range(60):
             a, b = rng.normal(0, size / 2.2, 2)
             green = int(rng.integers(45, 85))
-            draw.ellipse((x + a - 3, y + b - 3, x + a + 3, y + b + 3), (green - 10, green, green // 2))
-    for x, y, wide, colour in ((44, 118, 34, "#24303f"), (168, 112, 30, "#5a1f1f"), (138, 102, 14, "#c9c9cc")):
+            draw.ellipse(
+                (x + a - 3, y + b - 3, x + a + 3, y + b + 3), (green - 10, green, green // 2)
+            )
+    for x, y, wide, colour in (
+        (44, 118, 34, "#24303f"),
+        (168, 112, 30, "#5a1f1f"),
+        (138, 102, 14, "#c9c9cc"),
+    ):
         tall = wide * 0.62
         draw.rectangle((x, y, x + wide, y + tall), colour)
         draw.rectangle((x + wide * 0.14, y - tall * 0.4, x + wide * 0.86, y + 2), colour)

@@ -297,4 +297,3 @@ class AttentionExplorer(anywidget.AnyWidget):
         """The number of the patch that holds a pixel."""
         row, col = given.inside(pixel, view.scene.size)
         return row // view.patch * view.grid[1] + col // view.patch
-

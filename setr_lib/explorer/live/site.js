@@ -13,7 +13,8 @@ import { STOPS } from "./stops.js";
 import { listenForPictures, takePicture } from "./take.js";
 import { Tour } from "./tour.js";
 
-const FIRST_STATE = { mode: "tour", stop: 1, block: 0, head: "mean", direction: "from", scale: "times" };
+const FIRST_STATE = { mode: "tour", stop: 1, image: 0, model: 0, block: 0, head: "mean" };
+Object.assign(FIRST_STATE, { direction: "from", scale: "times", opacity: 0.75, pixel: null });
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 export class Site {
@@ -23,7 +24,7 @@ export class Site {
     this.shadow.innerHTML = `<style>${STYLE}${LIVE_STYLE}</style>${livePage(settings)}`;
     const named = [...this.shadow.querySelectorAll("[data-at]")];
     this.at = Object.fromEntries(named.map((node) => [node.dataset.at, node]));
-    this.state = { ...FIRST_STATE, pixel: null, opacity: 0.75, ...checked(fromAddress(location.hash)) };
+    this.state = { ...FIRST_STATE, ...checked(fromAddress(location.hash)) };
     this.tables = {};
     for (const [name, text] of Object.entries(settings.tables)) this.tables[name] = fromBase64(text);
     this.tour = new Tour(this);

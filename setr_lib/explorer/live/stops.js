@@ -6,7 +6,20 @@
 import { legend } from "../js/picture.js";
 import { percent, times } from "../js/numbers.js";
 import { drawBars, drawProducts } from "./bars.js";
-import * as pictures from "./pictures.js";
+import {
+  drawApart,
+  drawAsked,
+  drawAttention,
+  drawBrushed,
+  drawCells,
+  drawLabels,
+  drawLikeness,
+  drawPair,
+  numbersOf,
+  wordsOfLikeness,
+  wordsOfMap,
+  wordsOfPair,
+} from "./pictures.js";
 
 const button = (name, text, value = "") =>
   `<button type="button" data-tool="${name}" data-value="${value}">${text}</button>`;
@@ -21,10 +34,10 @@ export const STOPS = [
     todo: "Pull the squares apart.",
     tools: `<label>Together <input type="range" min="0" max="100" value="0" data-tool="apart"> apart</label>`,
     captions: ["the picture: click a patch", "its patches"],
-    left: pictures.drawAsked,
-    right: (tour, at) => pictures.drawApart(tour, at, tour.kept.apart / 100),
+    left: drawAsked,
+    right: (tour, at) => drawApart(tour, at, tour.kept.apart / 100),
     point: (tour, pixel, kind) => kind === "click" && tour.askAt(pixel),
-    under: pictures.numbersOf,
+    under: numbersOf,
     isDone: ({ kept }) => kept.apart > 30,
   },
   {
@@ -36,8 +49,8 @@ export const STOPS = [
     todo: "Switch the positions off, and see what the network then says.",
     tools: button("positions", "Switch the positions off"),
     captions: ["with positions", "without"],
-    left: (tour, at) => pictures.drawLabels(tour, at, tour.labels),
-    right: (tour, at) => pictures.drawLabels(tour, at, tour.kept.lost),
+    left: (tour, at) => drawLabels(tour, at, tour.labels),
+    right: (tour, at) => drawLabels(tour, at, tour.kept.lost),
     under: ({ kept, labels, view, facts }) =>
       kept.lost
         ? [
@@ -56,10 +69,10 @@ export const STOPS = [
     todo: "Click a second patch: does the first one look at it?",
     captions: ["white: who asks; orange: who answers", "products of query and key, and their sum"],
     controls: true,
-    left: pictures.drawPair,
+    left: drawPair,
     right: drawProducts,
     point: (tour, pixel, kind) => kind === "click" && tour.pairWith(pixel),
-    under: pictures.wordsOfPair,
+    under: wordsOfPair,
     isDone: ({ kept }) => Boolean(kept.partner),
   },
   {
@@ -71,11 +84,11 @@ export const STOPS = [
     tools: button("direction", "Who looks at it instead?"),
     captions: ["click: who asks", "point: read its share"],
     controls: true,
-    left: pictures.drawAsked,
-    right: pictures.drawAttention,
+    left: drawAsked,
+    right: drawAttention,
     scale: true,
     point: (tour, pixel, kind) => (kind === "click" ? tour.askAt(pixel) : tour.readAt(pixel)),
-    under: pictures.wordsOfMap,
+    under: wordsOfMap,
     isDone: ({ kept }) => kept.asked > 1,
   },
   {
@@ -88,11 +101,11 @@ export const STOPS = [
     tools: button("play", "▶ Play the blocks"),
     captions: ["attention in this block", "how alike the tokens are to the one that asks"],
     controls: true,
-    left: pictures.drawAttention,
-    right: pictures.drawLikeness,
+    left: drawAttention,
+    right: drawLikeness,
     scale: true,
     point: (tour, pixel, kind) => (kind === "click" ? tour.askAt(pixel) : tour.readAt(pixel)),
-    under: pictures.wordsOfLikeness,
+    under: wordsOfLikeness,
     isDone: ({ kept, config }) => kept.blocks.size >= config.depth / 2,
   },
   {
@@ -103,8 +116,8 @@ export const STOPS = [
       "enlarged to the picture, the largest score wins each pixel.",
     todo: "Click a pixel near a border, and compare its scores.",
     captions: ["best class of each cell", "best class of each pixel"],
-    left: pictures.drawCells,
-    right: (tour, at) => pictures.drawLabels(tour, at, tour.labels, true),
+    left: drawCells,
+    right: (tour, at) => drawLabels(tour, at, tour.labels, true),
     point: (tour, pixel, kind) => kind === "click" && tour.askAt(pixel),
     under: (tour) => [...legend(tour.view, tour.facts.predicted, "predicted"), drawBars(tour)],
     isDone: ({ kept }) => kept.asked > 0,
@@ -124,8 +137,8 @@ export const STOPS = [
     ].join(" "),
     captions: ["brush here", "what the network says now"],
     brush: true,
-    left: pictures.drawBrushed,
-    right: (tour, at) => pictures.drawLabels(tour, at, tour.kept.after ?? tour.labels, true),
+    left: drawBrushed,
+    right: (tour, at) => drawLabels(tour, at, tour.kept.after ?? tour.labels, true),
     point: (tour, pixel, kind) => kind !== "hover" && tour.hideAt(pixel),
     under: ({ kept, labels, view, facts }) => [
       wordsOfHidden(kept, labels, view),
