@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = Path(__file__).with_name("bootstrap.py")
 MAX_BYTES = 600_000
 MORE_BYTES = {"heads.ipynb": 2_000_000}  # the explorers bring queries and keys along
+WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -110,8 +111,9 @@ def _outputs(outputs: list[Any], count: int) -> list[Any]:
         if "metadata" in output:
             output.metadata = {}
         if "data" in output and "text/html" in output.data:
-            output.data.pop("application/vnd.jupyter.widget-view+json", None)
-        kept.append(output)
+            output.data.pop(WIDGET, None)
+        if set(output.get("data", ())) != {WIDGET}:  # an explorer's, whose page comes next
+            kept.append(output)
     return kept
 
 

@@ -34,6 +34,7 @@ ONE_FILE = "setr-live.html"
 LIMIT = 8_000_000  # bytes of the one file
 
 
+SHARED = [name for name in MODULES if name not in ("twins", "index")]
 ALT = "A made-up street, and the classes that the network gives its pixels"
 
 
@@ -66,9 +67,10 @@ def live_network(folder: str | os.PathLike[str], record: str | os.PathLike[str])
     miou = facts["best"]["miou"]
     words = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}
     title = f"SETR-{words[model.config.decoder]}, tiny"
+    data = {"camvid": "CamVid"}.get(recipe["dataset"], recipe["dataset"])
     size = "×".join(str(side) for side in recipe["scale"])
     says = (
-        f"{title}: trained on street photographs ({recipe['dataset']}, seen from a car), it knows "
+        f"{title}: trained on photographs of streets ({data}, seen from a car), it knows "
         f"{len(classes)} classes and nothing else: {', '.join(classes)}. Whatever you show it "
         f"becomes one of these. It is small and often wrong: {100 * miou:.1f} mIoU on streets "
         f"it has not seen, at {size} pixels."
@@ -100,7 +102,7 @@ def script(networks: Sequence[LiveNetwork], sample: bytes, one_file: dict[str, s
         "tables": {name: text64(table.tobytes()) for name, table in colours().items()},
         "oneFile": one_file,
     }
-    shared = joined("js", [name for name in MODULES if name != "index"])
+    shared = joined("js", SHARED)
     return (
         f"(() => {{\nconst ENGINE = {_quoted(joined('engine', ENGINE))};\n"
         f"const SETTINGS = {_quoted(settings)};\n{shared}\n{joined('live', LIVE)}\n}})();\n"

@@ -19,7 +19,7 @@ MODULES = (
     *("measures", "scores", "view", "words"),
     *("address", "canvas", "chart", "picture", "maps", "layout", "theme", "save"),
     *("panel_grid", "panel_heads", "panel_forward", "panel_emergence", "panel_cause"),
-    *("hands", "explorer", "index"),
+    *("hands", "explorer", "twins", "index"),
 )
 # A box whose attributes hold the module and the data, with a picture for where scripts do not run.
 # The module starts every box of the page that waits; an old browser keeps the picture.

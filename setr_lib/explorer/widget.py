@@ -16,6 +16,8 @@ from typing import Any
 import anywidget
 import numpy as np
 import traitlets
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
 
 from ..attention.probes import Probes
 from ..files import unknown, whole_file
@@ -29,6 +31,7 @@ from .page import colours, document, fragment, module, picture, still_picture
 # Numbers (queries and keys of all layers, heads and tokens) that a page holds: about 8 MB.
 PAGE_NUMBERS = 13_000_000
 DIRECTIONS = ("from", "to")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class AttentionExplorer(anywidget.AnyWidget):
@@ -157,18 +160,19 @@ class AttentionExplorer(anywidget.AnyWidget):
             f"{layers} blocks x {heads} heads, {' and '.join(self._names)})"
         )
 
-    def _repr_mimebundle_(self, **_: Any) -> Any:
-        """The widget for a live kernel; beside it the HTML that stays in the file.
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The HTML that stays in the file; before it, as an output of its own, the live widget.
 
-        Colab gets the HTML alone, which needs no widget manager. A network too large for a page
-        leaves a still picture; `save_html` writes it with larger cells.
+        In one output front ends would show the widget alone, and in a notebook that is opened
+        again its place would be empty: no kernel knows it any more. Colab gets the HTML alone,
+        which needs no widget manager. A network too large for a page leaves a still picture;
+        `save_html` writes it with larger cells.
         """
-        shown = {"text/plain": repr(self), "text/html": self._html()}
-        if "google.colab" in sys.modules:
-            return shown
-        widget = super()._repr_mimebundle_()
-        data, metadata = widget or ({}, {})
-        return {**data, **shown}, metadata
+        widget = None if "google.colab" in sys.modules else super()._repr_mimebundle_()
+        if widget and InteractiveShell.initialized():
+            data, metadata = widget
+            display({WIDGET: data[WIDGET]}, metadata=metadata, raw=True)
+        return {"text/plain": repr(self), "text/html": self._html()}
 
     def _html(self) -> str:
         if self._pool_wanted is not None or self._pool() == 1:

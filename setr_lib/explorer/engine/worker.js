@@ -25,7 +25,8 @@ const answers = {
     const found = network.run(image, { hidden, positions, progress });
     const { labels, scores, covers, grid, prefix, pairs, means, norms } = found;
     if (keep) last = { ...found, image };
-    const answer = { labels, scores, covers, grid, prefix, milliseconds: performance.now() - start };
+    const milliseconds = performance.now() - start;
+    const answer = { labels, scores, covers, grid, prefix, milliseconds };
     if (keep) Object.assign(answer, { pairs, means, norms: Float32Array.from(norms) });
     return answer;
   },

@@ -1,5 +1,7 @@
 // The state of a page in its address, so that a view can be linked: #b=3&h=mean&px=30,174.
 
+import { COLOUR_SCALES, DIRECTIONS, PANELS, SUMMARIES } from "./names.js";
+
 const SHORT = { block: "b", head: "h", direction: "dir", image: "img", model: "net" };
 Object.assign(SHORT, { panel: "p", mode: "mode", stop: "stop", network: "of", scale: "c" });
 
@@ -26,6 +28,21 @@ export function fromAddress(text) {
   const pixel = /^(\d{1,5}),(\d{1,5})$/.exec(given.get("px") ?? "");
   if (pixel) found.pixel = [Number(pixel[1]), Number(pixel[2])];
   return found;
+}
+
+/** Of what an address asks for, what exists: there are so many `images`, `layers` and `heads`. */
+export function existing(found, { images = 1, models = 1, layers = Infinity, heads = Infinity }) {
+  const good = {
+    image: (value) => value < images,
+    model: (value) => value < models || (value === "difference" && models > 1),
+    block: (value) => value < layers,
+    head: (value) => SUMMARIES.includes(value) || (typeof value === "number" && value < heads),
+    direction: (value) => value in DIRECTIONS,
+    panel: (value) => value in PANELS,
+    scale: (value) => value in COLOUR_SCALES,
+  };
+  const kept = Object.entries(found).filter(([name, value]) => good[name]?.(value) ?? true);
+  return Object.fromEntries(kept);
 }
 
 /** Replaces the address without a step in the history; never throws where that is forbidden. */

@@ -29,14 +29,16 @@ export function livePage({ networks, oneFile }) {
     <div class="begin" data-at="begin">
       <button type="button" class="strong" data-at="load"></button>
     </div>
-    <div class="busy" data-at="busy" hidden><progress max="1" value="0" data-at="progress"></progress>
+    <div class="busy" data-at="busy" hidden>
+      <progress max="1" value="0" data-at="progress" aria-label="How far it is"></progress>
       <span data-at="doing" role="status"></span></div>
     <p class="trouble" role="alert" data-at="trouble"></p>
     <div data-at="body" hidden>
       <div class="ways"><div class="choice" role="group" aria-label="How to look">
         ${Object.entries(MODES).map(mode).join("")}</div>
         <span class="hint" data-at="said" role="status"></span></div>
-      <nav aria-label="The way through the network"><ol class="strip">${STOPS.map(stop).join("")}</ol></nav>
+      <nav aria-label="The way through the network">
+        <ol class="strip">${STOPS.map(stop).join("")}</ol></nav>
       <div data-at="tour">
         <h2 data-at="title" tabindex="-1"></h2>
         <p data-at="saying"></p>
@@ -47,7 +49,8 @@ export function livePage({ networks, oneFile }) {
             <canvas tabindex="0" role="application" data-at="left"></canvas></figure>
           <figure class="tile"><figcaption data-at="rightName"></figcaption>
             <canvas tabindex="0" role="application" data-at="right"></canvas>
-            <div class="scale" data-at="scale"><span>≤ 1/16</span><div class="ramp" data-at="ramp"></div>
+            <div class="scale" data-at="scale"><span>≤ 1/16</span>
+              <div class="ramp" data-at="ramp"></div>
               <span>≥ 16 times an even share</span></div></figure>
         </div>
         <div class="controls" data-at="controls">
@@ -61,7 +64,12 @@ export function livePage({ networks, oneFile }) {
       </div>
       <div data-at="explore" hidden></div>
     </div>
-    ${oneFile ? `<p class="hint"><a data-at="oneFile" href="${escape(oneFile.url)}" download>This page
-      as one file</a> (${escape(oneFile.size)}): it works from disk, with the network off.</p>` : ""}
+    ${oneFile ? offer(oneFile) : ""}
   </section>`;
+}
+
+function offer({ url, size }) {
+  return `
+    <p class="hint"><a href="${escape(url)}" data-at="oneFile">This page as one file</a>
+      (${escape(size)}): it works from disk, with the network off.</p>`;
 }

@@ -43,11 +43,12 @@ export function numbersOf({ photo, view, image: { patch } }) {
   const [row, col] = view.placeOf(view.pixel);
   const from = 4 * (row * patch * photo.width + col * patch);
   const first = Array.from(photo.rgba.subarray(from, from + 12)).filter((_, n) => n % 4 < 3);
-  return [`Patch (${row}, ${col}) begins ${first.join(", ")}: red, green, blue of its first pixels.`];
+  const numbers = first.join(", ");
+  return [`Patch (${row}, ${col}) begins ${numbers}: red, green, blue of its first pixels.`];
 }
 
 /** Classes (height * width) over the grey picture; nothing where there are none yet. */
-export function drawLabels(tour, canvas, labels, dot = false) {
+export function drawKinds(tour, canvas, labels, dot = false) {
   const { context, width, height } = onto(tour, canvas, true);
   if (labels) {
     const { classes } = tour.view.header;
@@ -100,10 +101,11 @@ export function wordsOfPair(tour) {
   const sum = products.reduce((all, one) => all + one, 0);
   const share = view.map(0, block, tour.oneHead())[tour.cellAt(tour.kept.partner)];
   const even = 1 / view.now[0].source.tokens;
+  const one = head === tour.oneHead() ? "" : " (one head at a time here)";
   return [
-    `Block ${block}, head ${tour.oneHead()}${head === tour.oneHead() ? "" : " (one head at a time here)"}: ` +
-      `the products add up to ${sum.toFixed(2)}; e to that power, divided by the same of all tokens, is ` +
-      `${percent(share)}. An even split would be ${percent(even)}.`,
+    `Block ${block}, head ${tour.oneHead()}${one}: the products add up to ${sum.toFixed(2)}; ` +
+      `e to that power, divided by the sum of the same for all tokens, is ${percent(share)}. ` +
+      `If all shares were even, it would be ${percent(even)}.`,
   ];
 }
 
@@ -153,8 +155,8 @@ export function wordsOfLikeness({ likeness, view }) {
   if (!alike) return ["…"];
   const close = alike.filter((one) => one > 0.8).length;
   return [
-    `After block ${view.state.block}, ${close} of ${alike.length} tokens are nearly the same as the one ` +
-      "that asks (cosine above 0.8). Right: yellow is alike, dark is not.",
+    `After block ${view.state.block}, ${close} of ${alike.length} tokens are nearly the same as ` +
+      "the one that asks (cosine above 0.8). Right: yellow is alike, dark is not.",
   ];
 }
 
@@ -164,7 +166,9 @@ export function drawBrushed(tour, canvas) {
   const context = canvas.getContext("2d");
   const side = (patch / size[1]) * canvas.clientWidth;
   context.fillStyle = "rgba(110,110,110,.95)";
-  for (const one of tour.kept.hidden)
-    context.fillRect((one % grid[1]) * side, Math.floor(one / grid[1]) * side, side + 0.3, side + 0.3);
+  for (const one of tour.kept.hidden) {
+    const [row, col] = [Math.floor(one / grid[1]), one % grid[1]];
+    context.fillRect(col * side, row * side, side + 0.3, side + 0.3);
+  }
   drawCursor(context, tour.view, canvas.clientWidth, canvas.clientHeight, tour.view.pixel, true);
 }

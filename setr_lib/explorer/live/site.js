@@ -1,6 +1,6 @@
 // The live page: networks, pictures, modes, and the state that all modes share.
 
-import { fromAddress, showAddress } from "../js/address.js";
+import { existing, fromAddress, showAddress } from "../js/address.js";
 import { Explorer } from "../js/explorer.js";
 import { fillHeads, STYLE } from "../js/layout.js";
 import { fromBase64, inflate } from "../js/parcel.js";
@@ -24,9 +24,10 @@ export class Site {
     this.shadow.innerHTML = `<style>${STYLE}${LIVE_STYLE}</style>${livePage(settings)}`;
     const named = [...this.shadow.querySelectorAll("[data-at]")];
     this.at = Object.fromEntries(named.map((node) => [node.dataset.at, node]));
-    this.state = { ...FIRST_STATE, ...checked(fromAddress(location.hash)) };
+    this.state = { ...FIRST_STATE, ...checked(location.hash) };
     this.tables = {};
-    for (const [name, text] of Object.entries(settings.tables)) this.tables[name] = fromBase64(text);
+    for (const [name, text] of Object.entries(settings.tables))
+      this.tables[name] = fromBase64(text);
     this.tour = new Tour(this);
     this.log = []; // [what, milliseconds], for who measures
   }
@@ -211,8 +212,9 @@ export class Site {
       this.changed();
       this.tour.ask();
     };
-    const options = { view, tell, source: () => scene.source, ask: (question) => this.answer(question) };
-    this.explorer = new Explorer(host, scene, [scene.picture], { ...options, live: true });
+    const ask = (question) => this.answer(question);
+    const options = { view, tell, ask, source: () => scene.source, pageless: true };
+    this.explorer = new Explorer(host, scene, [scene.picture], options);
     this.explorer.begin();
   }
 
@@ -225,11 +227,13 @@ export class Site {
     const rollout = await scene.source.rollout(own, "from");
     const before = probabilitiesAt(scene.run, pixel);
     const kind = before.indexOf(Math.max(...before));
-    const found = { class: [kind], probability: [before[kind]], patches: [[]], probability_fall: {} };
+    const found = { class: [kind], probability: [before[kind]], patches: [[]] };
+    found.probability_fall = {};
     for (const choice of RANKS) {
       found.probability_fall[choice] = [];
       for (let draw = 0; draw < (choice === "random" ? 4 : 1); draw++) {
-        const ranks = ranksOf(rollout.subarray(-rollout.length / layers), own, scene.image.grid);
+        const last = rollout.subarray(-rollout.length / layers);
+        const ranks = ranksOf(last, own, scene.image.grid);
         const hidden = firstOf(ranks[choice], k, own);
         if (draw === 0) found.patches[0].push(hidden);
         const run = await this.rerun({ hidden });
@@ -279,13 +283,11 @@ export class Site {
   }
 }
 
-/** What an address asks for, as far as it exists. */
-function checked(found) {
-  const kept = { ...found };
+/** What an address asks of this page, as far as it exists. */
+function checked(address) {
+  const kept = existing(fromAddress(address), {});
   if (!(kept.mode in MODES)) delete kept.mode;
   if (!(kept.stop >= 1 && kept.stop <= STOPS.length)) delete kept.stop;
-  if (!["from", "to"].includes(kept.direction)) delete kept.direction;
-  if (typeof kept.head === "string" && !["mean", "max", "rollout"].includes(kept.head)) delete kept.head;
   return kept;
 }
 

@@ -14,6 +14,8 @@ for (const box of document.querySelectorAll(".setr-live:not([data-started])")) {
   host.className = "setr-live-host";
   box.querySelector("img")?.remove();
   box.append(host);
-  box.site = new Site(host, { ...SETTINGS, networks, folder }, ENGINE);
+  const oneFile = SETTINGS.oneFile && { ...SETTINGS.oneFile };
+  if (oneFile) oneFile.url = new URL(oneFile.url, folder).href;
+  box.site = new Site(host, { ...SETTINGS, networks, folder, oneFile }, ENGINE);
   box.site.begin();
 }

@@ -93,8 +93,8 @@ export class Tour {
   products() {
     const { partner } = this.kept;
     if (!partner || !this.view.answered) return null;
-    const { block } = this.site.state;
-    return this.scene.pair(block, this.oneHead(), this.cellAt(this.view.pixel), this.cellAt(partner));
+    const places = [this.view.pixel, partner].map((pixel) => this.cellAt(pixel));
+    return this.scene.pair(this.site.state.block, this.oneHead(), ...places);
   }
 
   hideAt(pixel) {
@@ -138,7 +138,8 @@ export class Tour {
     const point = (event, kind) => {
       if (!this.scene) return;
       const pixel = pixelAt(event);
-      if (kind === "hover" && !this.stop.scale) return;
+      const isMap = this.stop.scale && (name === this.stop.scale || name === "right");
+      if (kind === "hover" && !isMap) return;
       if (pixel || kind === "hover")
         this.stop.point?.(this, pixel, name === "right" && this.stop.scale ? "hover" : kind);
     };
@@ -236,6 +237,7 @@ export class Tour {
     at.left.classList.toggle("brush", Boolean(stop.brush));
     at.controls.hidden = !stop.controls;
     at.scale.hidden = !stop.scale;
+    if (stop.scale) at[stop.scale].after(at.scale);
     const range = at.tools.querySelector("[data-tool=apart]");
     if (range && this.kept) range.value = this.kept.apart;
     this.draw();
@@ -252,10 +254,12 @@ export class Tour {
     at.under.replaceChildren(...[stop.under(this)].flat());
     if (stop.scale) at.ramp.style.background = gradient(view.tables.times);
     const way = at.tools.querySelector("[data-tool=direction]");
-    if (way) way.textContent = state.direction === "from" ? "Who looks at it instead?" : "What does it look at?";
+    const from = state.direction === "from";
+    if (way) way.textContent = from ? "Who looks at it instead?" : "What does it look at?";
     const [row, col] = view.placeOf(view.pixel);
-    const keys = stop.brush ? "Arrow keys move it, Enter hides it." : "Arrow keys move it.";
-    at.left.setAttribute("aria-label", `${stop.captions[0]}. Patch in row ${row}, column ${col}. ${keys}`);
+    const keys = `Arrow keys move it${stop.brush ? ", Enter hides it" : ""}.`;
+    const place = `Patch in row ${row}, column ${col}. ${keys}`;
+    at.left.setAttribute("aria-label", `${stop.captions[0]}. ${place}`);
     at.right.setAttribute("aria-label", stop.captions[1]);
     this.site.doneWith(stop.isDone(this));
   }
