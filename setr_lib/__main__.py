@@ -39,6 +39,7 @@ from .images import TestProtocol, to_pixels
 from .inference import default_protocol, predict
 from .plots import show_curves
 from .training.devices import RunOptions, default_device, join_processes, usable_device
+from .training.experiments import process_seconds, repeat, run_suite, suite_table
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
@@ -79,8 +80,8 @@ def _nobody_reads() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     return make_parser([
-        _summary, _convert, _download, _check, _recipes, _train, _plot, _evaluate, _predict,
-        _baselines,
+        _summary, _convert, _download, _check, _recipes, _train, _experiments, _plot,
+        _evaluate, _predict, _baselines,
     ])  # fmt: skip
 
 
@@ -181,6 +182,24 @@ def _train(options: argparse.Namespace) -> None:
     miou = "no score" if last is None else f"{100 * last:.1f} mIoU"
     print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
+
+
+def _experiments(options: argparse.Namespace) -> None:
+    """Run the rows of a suite that have no record yet, most valuable first."""
+    root, show = options.root, not options.quiet
+    if options.repeat:
+        if wrong := repeat(options.repeat, options.out, root, show):
+            raise ValueError(f"{options.repeat} was not repeated: {'; '.join(wrong)}")
+        print(f"{options.repeat}: the same scores to the last digit")
+    elif options.list:
+        print(suite_table(options.suite, options.out, root, options.only))
+    else:
+        seconds = options.seconds and options.seconds - process_seconds()
+        done = run_suite(
+            options.suite, options.out, seconds, root, options.only, options.jobs, show
+        )
+        print(f"{len(done)} rows finished{': ' + few(done) if done else ''}; their records are in "
+              f"{options.out}")  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> None:

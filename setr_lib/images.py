@@ -190,15 +190,21 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
-    """Nearest neighbour, with pixel centres where `resize_image` has them.
-
-    OpenCV, which the authors call, takes the upper left neighbour instead; with it labels and
-    pixels drift apart by up to half a pixel.
-    """
+    """Nearest neighbour, with pixel centres where `resize_image` has them."""
     if label.shape == tuple(size):
         return label
-    pixels = torch.tensor(np.ascontiguousarray(label))[None, None]
-    return F.interpolate(pixels, size=tuple(size), mode="nearest-exact")[0, 0].numpy()
+    return label.take(nearest(label.shape[0], size[0]), 0).take(nearest(label.shape[1], size[1]), 1)
+
+
+def nearest(source: int, scaled: int) -> np.ndarray:
+    """For each pixel of a side that is scaled from `source` pixels the nearest one, by centres.
+
+    OpenCV, which the authors call, takes the upper left neighbour instead; with it labels and
+    pixels drift apart by up to half a pixel. In float32, which decides between two that are
+    equally near as torch's `nearest-exact` does.
+    """
+    places = (np.arange(scaled, dtype=np.float32) + np.float32(0.5)) * np.float32(source / scaled)
+    return np.minimum(places.astype(np.int64), source - 1)
 
 
 def to_pixels(image: "Image.Image | Pixels | str | os.PathLike[str]") -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .baselines.variants import VariantEncoder, check_variant, two_steps
 from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
 from .encoder import Encoder, TokenEncoder
 from .files import as_count, as_switch
@@ -60,6 +61,9 @@ class SETRConfig:
             (mmsegmentation's Naive has 2 in its ADE20K configuration, 1 in that of Cityscapes.)
         backbone: `"vit"`: our encoder; `"hybrid"`: with a ResNet-50 in front of it; or the name of
             a timm model.
+        stem, attention_radius, pup_steps: not in the paper, see `baselines.variants`. `"patch"` or
+            `"conv"`; patches that a patch sees around it, 0: all; 2: PUP in two steps of four, 0:
+            in four of two.
 
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.
@@ -80,11 +84,15 @@ class SETRConfig:
     in_chans: int = 3
     aux_convs: int = 0
     backbone: str = "vit"
+    stem: str = "patch"
+    attention_radius: int = 0
+    pup_steps: int = 0
 
     def __post_init__(self) -> None:
         counts = ("num_classes", "width", "depth", "heads", "channels", "patch_size", "in_chans")
         values: dict[str, Any] = {name: as_count(getattr(self, name), name) for name in counts}
-        values["aux_convs"] = as_count(self.aux_convs, "aux_convs", 0)
+        for name in ("aux_convs", "attention_radius", "pup_steps"):
+            values[name] = as_count(getattr(self, name), name, 0)
         values["image_size"] = as_size(self.image_size)
         for name in ("aux", "patch_bias"):
             as_switch(getattr(self, name), name)
@@ -98,6 +106,7 @@ class SETRConfig:
             raise ValueError(f"patch_bias=False is for our own encoder, not for {self.backbone!r}")
         if self.backbone == "hybrid" and self.patch_size != 16:
             raise ValueError(f"patch_size is {self.patch_size}; the hybrid's ResNet-50 makes it 16")
+        check_variant(self)
         values["layers"] = self._checked_layers(values["depth"])
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -246,7 +255,8 @@ class SETR(Segmenter):
             aux = [MLAAuxHead(c.channels, c.num_classes, graph) for _ in c.layers]
         else:
             sizes, heads = (c.width, c.channels, c.num_classes), UPSAMPLING[c.graph]
-            self.head = UpsamplingHead(*sizes, heads[c.decoder])
+            main = two_steps(heads["pup"]) if c.pup_steps else heads[c.decoder]
+            self.head = UpsamplingHead(*sizes, main)
             small = heads[f"{c.decoder} auxiliary"]
             if c.aux_convs:
                 small = small._replace(factors=small.factors[:1] * c.aux_convs)
@@ -278,6 +288,8 @@ def make_encoder(c: SETRConfig) -> TokenEncoder:
     """The encoder of a configuration."""
     class_token = "dropped" if c.decoder == "mla" else "kept"
     sizes = (c.image_size, c.width, c.depth, c.heads, c.patch_size, class_token)
+    if c.stem != "patch" or c.attention_radius:
+        return VariantEncoder(*sizes, c.patch_bias, c.in_chans, c.stem, c.attention_radius)
     if c.backbone == "vit":
         return Encoder(*sizes, c.patch_bias, c.in_chans)
     from .baselines.backbones import other_encoder  # timm takes seconds to import

@@ -105,7 +105,7 @@ def test_hybrid_reads_a_resnet():
             "did you mean vit_tiny_patch16_224",
         ),
         (lambda: TimmEncoder("resnet50", (32, 32)), "resnet50 keeps no single grid of patches"),
-        (lambda: FCNConfig(depth=34), "depth is 34; the FCN is built on ResNet-50"),
+        (lambda: FCNConfig(depth=35), "depth is 35; the FCN is built on ResNet-18"),
         (lambda: FCNConfig(depth=50.0), "depth is 50.0"),
         (lambda: FCNConfig(50, aux=1), "aux is 1"),
         (

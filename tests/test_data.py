@@ -16,11 +16,20 @@ from setr_lib.data.augment import (
     TrainingStream,
     TrainTransform,
     photometric_distortion,
-    random_crop,
+    random_window,
 )
+from setr_lib.data.crops import distort, turn_colours
 from setr_lib.data.layouts import CamVid
 from setr_lib.data.load import Shapes
-from setr_lib.images import denormalise, fit_inside, normalise, resize_image, resize_label
+from setr_lib.images import (
+    MEAN,
+    STD,
+    denormalise,
+    fit_inside,
+    normalise,
+    resize_image,
+    resize_label,
+)
 from setr_lib.training.recipes import get_recipe
 
 # ---- shapes
@@ -338,14 +347,18 @@ def test_no_class_may_cover_three_quarters_of_a_crop():
     label = np.zeros((64, 64), np.uint8)
     label[:24, :24] = 1
 
-    def balanced(rows, cols):
-        return 0.25 < label[rows, cols].mean() < 0.75
+    def balanced(window):
+        return 0.25 < window.mean() < 0.75
 
-    places = [(slice(y, y + 32), slice(x, x + 32)) for y in range(33) for x in range(33)]
-    chance = np.mean([balanced(*place) for place in places])
-    draws = [random_crop(label, (32, 32), np.random.default_rng(n), 0.75) for n in range(1000)]
+    windows = [label[y : y + 32, x : x + 32] for y in range(33) for x in range(33)]
+    chance = np.mean([balanced(window) for window in windows])
+    size = (32, 32)
+    draws = [
+        random_window(label, label.shape, size, np.random.default_rng(n), 0.75)[1]
+        for n in range(1000)
+    ]
     wanted = 1 - (1 - chance) ** 11  # the first draw and ten more
-    assert chance < 0.15 and np.mean([balanced(*d) for d in draws]) == pytest.approx(
+    assert chance < 0.15 and np.mean([balanced(window) for window in draws]) == pytest.approx(
         wanted, abs=0.04
     )
 
@@ -429,29 +442,101 @@ class Fixed:
         return self.amounts
 
 
+def distorted(colour, coins, amounts):
+    """One colour after the draws."""
+    pixels = torch.tensor(colour, dtype=torch.float32).view(1, 3, 1, 1)
+    return distort(pixels, *photometric_distortion(Fixed(coins, amounts))).flatten().tolist()
+
+
 def test_photometric_distortion_step_by_step():
     """Each of the four changes alone does to a colour what its definition says."""
-    image = np.array([[[100, 150, 50]]], np.uint8)
-    same = (0, 1, 1, 0)
-    none = photometric_distortion(image, Fixed([0, 0, 0, 0, 0], same))
-    assert np.array_equal(none, image)
-    brighter = photometric_distortion(image, Fixed([1, 0, 0, 0, 0], (32, 1, 1, 0)))
-    assert brighter.tolist() == [[[132, 182, 82]]]
+    colour, same = (100, 150, 50), (0, 1, 1, 0)
+    assert distorted(colour, [0, 0, 0, 0, 0], (32, 1.5, 0.5, 18)) == [100, 150, 50]
+    assert distorted(colour, [1, 0, 0, 0, 0], (32, *same[1:])) == [132, 182, 82]
     for early in (0, 1):
-        contrast = photometric_distortion(image, Fixed([0, 1, 0, 0, early], (0, 1.5, 1, 0)))
-        assert contrast.tolist() == [[[150, 225, 75]]]
-    hue, saturation, value = colorsys.rgb_to_hsv(*image[0, 0] / 255)
-    dull = photometric_distortion(image, Fixed([0, 0, 1, 0, 0], (0, 1, 0.5, 0)))[0, 0]
-    wanted = np.array(colorsys.hsv_to_rgb(hue, saturation / 2, value)) * 255
-    assert np.abs(dull - wanted).max() <= 3  # in 8 bits
-    for turn in (18, -18):
-        turned = photometric_distortion(image, Fixed([0, 0, 0, 1, 0], (0, 1, 1, turn)))[0, 0]
-        wanted = np.array(colorsys.hsv_to_rgb((hue + turn / 180) % 1, saturation, value)) * 255
-        assert np.abs(turned - wanted).max() <= 3
+        assert distorted(colour, [0, 1, 0, 0, early], (0, 1.5, 1, 0)) == [150, 225, 75]
+        assert distorted(colour, [0, 1, 0, 0, early], (0, 2, 1, 0)) == [200, 255, 100]
+
+
+@pytest.mark.parametrize("saturation, turn", [(0.5, 0), (1.5, 0), (1, 18), (1, -18), (0.8, 7.5)])
+def test_saturation_and_hue_are_colorsys(saturation, turn):
+    """Of a thousand colours, with all corners of the cube, greys and ties among them."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (1000, 3)).astype(float)
+    colours[:8] = 255 * (np.arange(8)[:, None] >> np.arange(3) & 1)
+    colours[8:60, 1] = colours[8:60, 0]
+    colours[40:60, 2] = colours[40:60, 0]
+    pixels = torch.from_numpy(colours.T.copy()).float()[None, :, :, None]
+    found = turn_colours(pixels, saturation, turn / 30)[0, :, :, 0].T.numpy()
+    for colour, ours in zip(colours / 255, found):
+        hue, grey, value = colorsys.rgb_to_hsv(*colour)
+        wanted = colorsys.hsv_to_rgb((hue + turn / 180) % 1, min(1, saturation * grey), value)
+        assert np.abs(ours - 255 * np.array(wanted)).max() < 1e-3
 
 
 def test_photometric_order():
-    """Bright first, contrast after: 250 -> 255 -> 128; the image itself is not changed."""
-    image = np.full((1, 1, 3), 250, np.uint8)
-    found = photometric_distortion(image, Fixed([1, 1, 0, 0, 0], (32, 0.5, 1, 0)))
-    assert found.tolist() == [[[127, 127, 127]]] and (image == 250).all()
+    """Bright first, contrast after: 250 -> 255 -> 128; early contrast comes before saturation."""
+    assert distorted((250, 250, 250), [1, 1, 0, 0, 0], (32, 0.5, 1, 0)) == [127.5] * 3
+    # C of (100, 50, 0) doubled is clipped at 255 in between only if contrast comes first
+    early, late = (distorted((200, 100, 0), [0, 1, 1, 0, k], (0, 1.5, 0.5, 0)) for k in (1, 0))
+    assert early == pytest.approx([255, 202.5, 127.5]) and late == [255, 225, 150]
+
+
+def in_8_bits(image, transform, rng):
+    """A crop as Pillow and mmsegmentation make it, with 8 bits between all steps; and its label."""
+    label = np.zeros(image.shape[:2], np.uint8)
+    crop, _ = transform.draw(label, rng)
+    whole = resize_image(image, (crop.rows, crop.cols))
+    window = whole[crop.top :, crop.left :][: transform.crop[0], : transform.crop[1]]
+    pixels = (window[:, ::-1] if crop.flip else window).astype(float)
+    pixels = np.clip(pixels + crop.brightness, 0, 255).astype(np.uint8)
+    pixels = np.clip(pixels * crop.early, 0, 255).astype(np.uint8)
+    hsv = np.array(Image.fromarray(pixels).convert("HSV"))
+    hsv[..., 1] = np.clip(hsv[..., 1] * crop.saturation, 0, 255).astype(np.uint8)
+    hsv[..., 0] += np.uint8(round(crop.hue / 6 * 256) % 256)
+    pixels = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+    return np.clip(pixels * crop.late, 0, 255)
+
+
+def test_crops_are_pillows_within_its_rounding():
+    """Scale, window, flip and all colours of 24 crops: apart by 1.5 of 255 in the mean, at most."""
+    y, x = np.mgrid[:60, :80]
+    image = np.stack([3 * y, 3 * x, 120 + 60 * np.sin(x / 9) * np.cos(y / 7)], 2).astype(np.uint8)
+    change = TrainTransform((40, 56), (80, 60), (0.8, 2.0), max_share=1.01)
+    for number in range(24):
+        seed = [0, 1, number]
+        found, _ = change(image, np.zeros((60, 80), np.uint8), np.random.default_rng(seed))
+        found = found * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        wanted = in_8_bits(image, change, np.random.default_rng(seed))
+        assert np.abs(found.permute(1, 2, 0).numpy() - wanted).mean() < 1.5
+
+
+def test_the_draws_are_those_of_the_first_version():
+    """The same numbers of the same generator in the same order, 300 times, labels that redraw."""
+    label = np.zeros((48, 64), np.uint8)
+    label[:20, :20] = 1
+    change = TrainTransform((32, 40), (64, 48), (0.5, 2.0))
+    for number in range(300):
+        rng, other = (np.random.default_rng([3, 1, number]) for _ in range(2))
+        crop, window = change.draw(label, rng)
+        ratio = other.uniform(0.5, 2.0)
+        size = fit_inside((48, 64), (64 * ratio, 48 * ratio))
+        places = v2.resize(torch.from_numpy(label)[None], size, InterpolationMode.NEAREST_EXACT)[0]
+        for _ in range(11):
+            top, left = (int(other.integers(0, max(a - b, 0) + 1)) for a, b in zip(size, (32, 40)))
+            wanted = places[top : top + 32, left : left + 40]
+            if wanted.float().mean().sub(0.5).abs() < 0.25:
+                break
+        flip = other.random() < 0.5
+        coin, amount = (
+            other.random(5) < 0.5,
+            other.uniform((-32, 0.5, 0.5, -18), (32, 1.5, 1.5, 18)),
+        )
+        wanted = wanted.flip(1) if flip else wanted
+        assert crop[:5] == (*size, top, left, flip)
+        assert torch.equal(window[: wanted.shape[0], : wanted.shape[1]], wanted)
+        neutral = np.where(coin[:4], amount, (0, 1, 1, 0))
+        assert (crop.brightness, crop.saturation) == (neutral[0], neutral[2])
+        assert crop.hue == pytest.approx(neutral[3] / 30)
+        assert (crop.early, crop.late) == ((neutral[1], 1) if coin[4] else (1, neutral[1]))
+        assert rng.random() == other.random()  # no number more or less

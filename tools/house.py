@@ -24,6 +24,7 @@ ROOMS = {
     "encoder": "**2** image -> tokens",
     "decoders": "**3** tokens -> logits: Naive, PUP, MLA with their auxiliary heads",
     "baselines/backbones": "other encoders behind the interface of ours: the hybrid, timm's",
+    "baselines/variants": "what the paper does not have: a stem of convolutions, near attention",
     "model": "**4** configuration, encoder, decoder and loss together",
     "baselines/fcn": "the convolutional network that the paper compares with",
     "weights": "any file as tensors, safely; other people's names; what fills a network",

@@ -20,23 +20,32 @@ class FCNConfig:
     """Everything that decides the network.
 
     Args:
-        depth: of the ResNet, 50 or 101.
+        depth: of the ResNet: 18, 34, 50 or 101; the paper's are the last two.
         num_classes: classes of the logits.
         aux: whether the auxiliary head exists.
         in_chans: channels of the image.
+        width: channels of the first stage, which double in each: 64 in every published ResNet.
+        channels: hidden width of the head; the auxiliary head has half of it.
     """
 
     depth: int = 101
     num_classes: int = 150
     aux: bool = True
     in_chans: int = 3
+    width: int = 64
+    channels: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("depth", "num_classes", "in_chans"):
+        for name in ("depth", "num_classes", "in_chans", "width", "channels"):
             object.__setattr__(self, name, as_count(getattr(self, name), name))
         as_switch(self.aux, "aux")
-        if self.depth not in (50, 101):
-            raise ValueError(f"depth is {self.depth}; the FCN is built on ResNet-50 and ResNet-101")
+        if self.depth not in (18, 34, 50, 101):
+            raise ValueError(f"depth is {self.depth}; the FCN is built on ResNet-18, 34, 50 or 101")
+        if self.width % 2 or (self.depth > 34 and self.width != 64):
+            raise ValueError(
+                f"width is {self.width} with depth {self.depth}; ResNet-18 and 34 have any even "
+                "one, the others 64"
+            )
 
 
 class FCN(Segmenter):
@@ -58,13 +67,15 @@ class FCN(Segmenter):
             out_indices=(3, 4),
             output_stride=8,
             stem_type="deep",
-            stem_width=32,
+            stem_width=config.width // 2,
+            channels=tuple(config.width << stage for stage in range(4)),
             in_chans=config.in_chans,
         )
         self.encoder = encoder
         deep, deepest = encoder.feature_info.channels()
-        self.head = FCNHead(deepest, 512, config.num_classes, convs=2, concat=True)
-        aux = [FCNHead(deep, 256, config.num_classes, convs=1, concat=False)]
+        hidden, classes = config.channels, config.num_classes
+        self.head = FCNHead(deepest, hidden, classes, convs=2, concat=True)
+        aux = [FCNHead(deep, hidden // 2, classes, convs=1, concat=False)]
         self.aux_heads = nn.ModuleList(aux if config.aux else [])
 
     def small_logits(self, images: Tensor, aux: bool = True) -> list[tuple[Tensor, list[Size]]]:

@@ -13,6 +13,8 @@ from ..data.protocols import PROTOCOLS
 from ..inference import PRECISIONS
 from ..training.devices import RunOptions
 from ..training.recipes import Recipe
+from ..training.record import RECORDS
+from ..training.suites import EDITIONS
 from .flags import a_path, add_flags, between
 
 Command = Callable[[argparse.Namespace], None]
@@ -107,6 +109,20 @@ def _of_runs(verb: Verb) -> None:
     add("--steps", type=int, help="stop after so many steps in all; default: the schedule's")
     add_flags(parser, RunOptions, "how it is run, whatever the recipe")
     add_flags(parser, Recipe, "facts of the recipe", "the recipe's", without="name config")
+
+    add = verb("experiments", "root", "quiet").add_argument
+    add("suite", help=f"{', '.join(EDITIONS)}; their table is setr_lib/training/suites.py")
+    add("--list", action="store_true", help="run nothing: what is done, what is missing, and what "
+        "it would cost here")  # fmt: skip
+    add("--seconds", type=between(1, 1e9, float), help="stop before that; what is not at its end "
+        "is gone on with next time")  # fmt: skip
+    add("--out", type=a_path, default=RECORDS, help="the folder of the records; default: "
+        "data/records")  # fmt: skip
+    add("--only", default="*", metavar="PATTERN", help="rows of such names, for example '*_pup_s0'")
+    add("--jobs", type=between(1, 64), default=1, help="runs side by side; default: 1")
+    add(
+        "--repeat", metavar="NAME", help="run the record NAME of --out again and compare its scores"
+    )
 
     add = verb("plot").add_argument
     add("runs", nargs="+", metavar="RUN", type=os.path.expanduser,

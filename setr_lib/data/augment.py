@@ -3,18 +3,19 @@
 # H W image rows and columns, S crop rows and columns
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ..files import reason
 from ..geometry import IGNORE, Size
-from ..images import fit_inside, normalise, resize_image, resize_label
-from .files import Pair, PairDataset
+from ..images import fit_inside, nearest
+from .crops import Crop, Uncut, as_rows, cut
+from .files import FileDataset, Pair, PairDataset
 
 
 class TrainingStream(Dataset):
@@ -29,15 +30,25 @@ class TrainingStream(Dataset):
         data: from `load_dataset`.
         transform: how a crop is cut from a pair; a recipe has one, `recipe.transform`.
         seed: of the order and of every crop.
+        keep: bytes of decoded pairs that may stay in memory, in each process that reads; what has
+            no room is read again every time. Only pairs of files are kept.
 
     Attributes:
         left_out: what is wrong with each pair that was left out since the last `collate`, by file.
     """
 
-    def __init__(self, data: PairDataset, transform: "TrainTransform", seed: int) -> None:
+    def __init__(
+        self, data: PairDataset, transform: "TrainTransform", seed: int, keep: float = 0
+    ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
+        self.room = keep if isinstance(data, FileDataset) else 0
+        self._kept: dict[int, Pair] = {}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
         self.left_out: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers that are not forked: what is kept stays here."""
+        return {**self.__dict__, "_kept": {}}
 
     def place(self, number: int) -> tuple[int, int]:
         """Epoch and index in the data set of crop `number`."""
@@ -51,12 +62,15 @@ class TrainingStream(Dataset):
             self._order = (epoch, shuffled)
         return self._order[1]
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        image, label = self.pair(number)
-        return self.transform(image, label, np.random.default_rng([self.seed, 1, number]))
+    def __getitem__(self, number: int) -> Any:
+        return self.transform(*self.pair(number)[1], self.rng(number))
 
-    def pair(self, number: int) -> Pair:
-        """What crop `number` is cut from.
+    def rng(self, number: int) -> np.random.Generator:
+        """The random numbers of crop `number`."""
+        return np.random.default_rng([self.seed, 1, number])
+
+    def pair(self, number: int) -> tuple[int, Pair]:
+        """What crop `number` is cut from, and its index in the data set.
 
         Raises:
             ValueError: if too many pairs in a row cannot be read.
@@ -65,16 +79,52 @@ class TrainingStream(Dataset):
         order = self.order(epoch)
         for index in np.roll(order, -here)[: most_left_out(len(order)) + 1].tolist():
             try:
-                return self.data[index]
+                return index, self.read(index)
             except (ValueError, OSError) as error:
                 self.left_out[self.data.file(index)] = reason(error)
         raise ValueError(too_many(self.left_out, len(order)))
 
-    def collate(self, crops: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, dict[str, str]]:
+    def read(self, index: int) -> Pair:
+        """Pair `index` of the data set, from memory if it was kept."""
+        if index in self._kept:
+            return self._kept[index]
+        pair = self.data[index]
+        size = sum(part.nbytes for part in pair) if self.room else 0
+        if 0 < size <= self.room:
+            self.room -= size
+            self._kept[index] = pair
+        return pair
+
+    def collate(self, crops: list[Any]) -> tuple[Any, Tensor, dict[str, str]]:
         """Crops as a batch, and what was left out on the way to them."""
         images, labels = default_collate(crops)
         left_out, self.left_out = self.left_out, {}
         return images, labels, left_out
+
+
+class UncutStream(TrainingStream):
+    """The same crops for a device that cuts them itself: whole images as uint8 and the numbers.
+
+    Labels are cut here, where the draw counts them. They travel as uint8.
+
+    Attributes:
+        on_device: pairs whose images the device has; they do not travel.
+    """
+
+    on_device: frozenset[int] = frozenset()
+
+    def __getitem__(self, number: int) -> tuple[int, np.ndarray, Crop, Tensor]:
+        index, (image, label) = self.pair(number)
+        return index, image, *self.transform.draw(label, self.rng(number))
+
+    def collate(self, crops: list[Any]) -> tuple[Uncut, Tensor, dict[str, str]]:
+        places, images, numbers, labels = zip(*crops)
+        flat = [] if self.on_device.issuperset(places) else [i.reshape(-1) for i in images]
+        pixels = torch.from_numpy(np.concatenate(flat) if flat else np.empty(0, np.uint8))
+        sizes = [image.shape[:2] for image in images]
+        left_out, self.left_out = self.left_out, {}
+        uncut = Uncut(pixels, sizes, list(places), as_rows(numbers))
+        return uncut, torch.stack(labels), left_out
 
 
 def most_left_out(pairs: int) -> int:
@@ -119,67 +169,59 @@ class TrainTransform:
     ) -> tuple[Tensor, Tensor]:
         """`(H,W,3)` and `(H,W)` uint8 -> `(3,h,w)` float normalised and `(h,w)` int64, h x w the
         crop."""
+        crop, window = self.draw(label, rng)
+        pixels = torch.tensor(np.ascontiguousarray(image))[None]
+        return cut(pixels, as_rows([crop]), self.crop)[0], window.long()
+
+    def draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[Crop, Tensor]:
+        """The numbers of a crop, and its label `(h,w)` uint8, 255 where it leaves the image."""
+        if label.dtype != np.uint8:
+            raise ValueError(f"the label is an array of {label.dtype}; give class numbers as uint8")
         ratio = rng.uniform(*self.ratio_range)
         box = self.scale[0] * ratio, self.scale[1] * ratio
         size = fit_inside(label.shape, (int(box[0]), int(box[1])) if self.whole_scale else box)
-        image, label = resize_image(image, size), resize_label(label, size)
-        rows, cols = random_crop(label, self.crop, rng, self.max_share)
-        image, label = image[rows, cols], label[rows, cols]
-        if rng.random() < self.flip:
-            image, label = image[:, ::-1], label[:, ::-1]
-        if self.photometric:
-            image = photometric_distortion(image, rng)
-        return pad_pair(normalise(image), torch.from_numpy(label.astype(np.int64)), self.crop)
+        (top, left), window = random_window(label, size, self.crop, rng, self.max_share)
+        flip = rng.random() < self.flip
+        padded = np.full(self.crop, IGNORE, np.uint8)
+        padded[: window.shape[0], : window.shape[1]] = window[:, ::-1] if flip else window
+        colours = photometric_distortion(rng) if self.photometric else ()
+        return Crop(*size, top, left, int(flip), *colours), torch.from_numpy(padded)
 
 
-def random_crop(
-    label: np.ndarray, crop: Size, rng: np.random.Generator, max_share: float
-) -> tuple[slice, slice]:
-    """Rows and columns of a crop in which no class covers more than `max_share`,
-    if a second to eleventh draw finds one.
+def random_window(
+    label: np.ndarray, size: Size, crop: Size, rng: np.random.Generator, max_share: float
+) -> tuple[tuple[int, int], np.ndarray]:
+    """Top and left of a window of the label scaled to `size`, and the window, in which no class
+    covers more than `max_share`, if a second to eleventh draw finds one.
 
-    A crop with one class only is always drawn again: its share is 1.
+    A window with one class only is always drawn again: its share is 1.
     """
-    height, width = label.shape
-    for _ in range(11):  # the first draw and ten more
-        top = int(rng.integers(0, max(height - crop[0], 0) + 1))
-        left = int(rng.integers(0, max(width - crop[1], 0) + 1))
-        window = slice(top, top + crop[0]), slice(left, left + crop[1])
-        counts = np.bincount(label[window].ravel(), minlength=256)[:IGNORE]
+    rows, cols = (nearest(*sides) for sides in zip(label.shape, size))
+    spare = [max(side - least, 0) for side, least in zip(size, crop)]
+    for _ in range(11 if any(spare) else 1):  # the first draw and ten more
+        top, left = (int(rng.integers(0, most + 1)) for most in spare)
+        window = label.take(rows[top : top + crop[0]], 0).take(cols[left : left + crop[1]], 1)
+        counts = np.array(Image.fromarray(window).histogram()[:IGNORE])  # twice as fast as NumPy's
         if counts.max() < max_share * counts.sum():
             break
-    return window
+    return (top, left), window
 
 
-def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness +-32, contrast and saturation 0.5-1.5, hue +-18 of 180, each with probability 0.5.
+def photometric_distortion(rng: np.random.Generator) -> tuple[float, ...]:
+    """The last five numbers of a `Crop`.
 
-    Contrast comes before or after the other two, at random. In 8 bits between the steps, like
-    mmsegmentation's `PhotoMetricDistortion`.
+    Brightness +-32, contrast and saturation 0.5-1.5, hue +-18 of 180, each with probability 0.5.
+
+    Contrast comes before or after saturation and hue, at random; `crops.distort` applies them.
+    The draws of mmsegmentation's `PhotoMetricDistortion`.
     """
-    coin = rng.random(5) < 0.5
-    amount = rng.uniform((-32, 0.5, 0.5, -18), (32, 1.5, 1.5, 18))
-    if coin[0]:
-        image = _clip(image + np.float32(amount[0]))
-    if coin[1] and coin[4]:
-        image = _clip(image * np.float32(amount[1]))
-    if coin[2] or coin[3]:
-        hsv = np.array(Image.fromarray(np.ascontiguousarray(image)).convert("HSV"))
-        if coin[2]:
-            hsv[..., 1] = _clip(hsv[..., 1] * np.float32(amount[2]))
-        if coin[3]:
-            hsv[..., 0] += np.uint8(round(amount[3] / 180 * 256) % 256)  # the circle of hues wraps
-        image = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
-    if coin[1] and not coin[4]:
-        image = _clip(image * np.float32(amount[1]))
-    return image
-
-
-def _clip(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def pad_pair(image: Tensor, label: Tensor, crop: Size) -> tuple[Tensor, Tensor]:
-    """Fill up to the crop at the right and the bottom: image 0 (the mean colour), label 255."""
-    below, right = max(crop[0] - label.shape[0], 0), max(crop[1] - label.shape[1], 0)
-    return F.pad(image, (0, right, 0, below)), F.pad(label, (0, right, 0, below), value=IGNORE)
+    coin = (rng.random(5) < 0.5).tolist()
+    amount = rng.uniform((-32, 0.5, 0.5, -18), (32, 1.5, 1.5, 18)).tolist()
+    contrast = amount[1] if coin[1] else 1.0
+    return (
+        amount[0] if coin[0] else 0.0,
+        contrast if coin[4] else 1.0,
+        amount[2] if coin[2] else 1.0,
+        amount[3] / 30 if coin[3] else 0.0,  # of 180, in sixths of the circle
+        1.0 if coin[4] else contrast,
+    )

@@ -62,6 +62,10 @@ def open_run(run: "Run", resume: bool, steps: int) -> None:
             f"{run.out} holds a run already; go on with resume=True (--resume), or choose "
             "another folder"
         )
+    elif run.recipe.start != "random":
+        from .starts import begin  # only these runs need it
+
+        run.start = begin(run)
     elif run.recipe.pretrained:
         for turn in (True, False):  # the main process fetches, the others find
             if team.is_main == turn:
@@ -100,11 +104,12 @@ def is_due(run: "Run") -> bool:
 
 def save_weights(run: "Run", name: str) -> None:
     """`best.safetensors` or `last.safetensors`: weights that know what they were made by."""
-    save_checkpoint(
-        run.model, run.out / f"{name}.safetensors", classes=run.data.classes,
-        palette=run.data.palette, recipe=run.recipe.to_dict(),
-        protocol=asdict(run.recipe.protocol), step=run.step,
-    )  # fmt: skip
+    with run.average.shown():
+        save_checkpoint(
+            run.model, run.out / f"{name}.safetensors", classes=run.data.classes,
+            palette=run.data.palette, recipe=run.recipe.to_dict(),
+            protocol=asdict(run.recipe.protocol), step=run.step,
+        )  # fmt: skip
 
 
 def has_state(folder: Path) -> bool:
@@ -165,6 +170,7 @@ def state_of(run: "Run") -> dict[str, Any]:
         "images": run.images,
         **{name: getattr(run, name) for name in KEPT},
         "model": run.model.state_dict(),
+        "average": run.average.values,
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
         "rng": run.team.gather(rng_state(run.device)),
@@ -191,6 +197,7 @@ def restore(run: "Run") -> None:
         for name in KEPT:
             setattr(run, name, state[name])
         run.model.load_state_dict(state["model"])
+        run.average.load(state.get("average", []))
         run.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             run.scaler.load_state_dict(state["scaler"])

@@ -19,10 +19,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from ..data.augment import TrainingStream
+from ..data.feed import CACHES, Cutter, feed
+from ..data.files import PairDataset
 from ..encoder import TokenEncoder
 from ..files import reason, say
 from ..model import SETRConfig
@@ -40,7 +43,12 @@ class RunOptions:
             autocast. Weights and loss stay in 32. fp16 needs a GPU, and scales the loss.
         device: `"cpu"`, `"cuda"` or another of torch's; None: a GPU if there is one. Of several,
             `"cuda:1"` is the second; several processes have one each, and take `"cuda"`.
-        workers: processes that prepare the crops; 0: the training process itself.
+        workers: processes that read files and, for a CPU, cut the crops; 0: the training process
+            itself, the fastest way for a small data set whose pairs are kept.
+        cache: decoded pairs of files are kept in each process that reads them (`"memory"`), their
+            images all on the GPU, which takes reading them at the start (`"device"`), or not
+            (`"none"`). `"auto"`: in memory as far as a quarter of what is free goes, on a CUDA
+            GPU there if all is small. What a generator makes is never kept.
         activation_checkpointing: keep only the input of every transformer block and compute the
             block again in the backward pass: less memory, a third more arithmetic, one gradient.
         compile: compile the network with `torch.compile`; the loss is not part of it.
@@ -50,6 +58,7 @@ class RunOptions:
     precision: str = "fp32"
     device: str | None = None
     workers: int = 0
+    cache: str = "auto"
     activation_checkpointing: bool = False
     compile: bool = False
     channels_last: bool = False
@@ -62,6 +71,8 @@ class RunOptions:
             raise ValueError(f"device is {self.device!r}, which torch does not know") from error
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; choose {', '.join(PRECISIONS)}")
+        if self.cache not in CACHES:
+            raise ValueError(f"cache is {self.cache!r}; choose {', '.join(CACHES)}")
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("precision is 'fp16' on a CPU, which has no loss scale; choose 'bf16'")
         if not isinstance(self.workers, int) or self.workers < 0:
@@ -249,6 +260,22 @@ def prepare_network(model: Any, options: RunOptions, team: Processes) -> Any:
     return model
 
 
+class HeadsLoss(nn.Module):
+    """The network and its loss as one module: processes meet in a module's forward pass."""
+
+    def __init__(self, network: Any, average: str, weight: Tensor | None) -> None:
+        super().__init__()
+        self.network, self.average = network, average
+        device = next(network.parameters()).device
+        self.facts = {} if weight is None else {"weight": weight.to(device)}
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""
+        # The data set has checked the labels; looking at them again would wait for a GPU.
+        check = labels.device.type == "cpu"
+        return self.network.loss(images, labels, self.average, check=check, **self.facts)
+
+
 def has_unread_parameters(config: Any) -> bool:
     """Whether the network has weights that no head reads: blocks behind the last layer, or a timm
     backbone's last norm."""
@@ -303,6 +330,15 @@ def end_with_the_owner(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def crop_source(
+    data: PairDataset, recipe: Recipe, options: RunOptions, team: Processes
+) -> tuple[TrainingStream, Cutter]:
+    """The crops of a run, and what brings a micro-batch of them to this process's device."""
+    sharers = team.size * max(1, options.workers)
+    fused = options.compile and team.device.type == "cuda"
+    return feed(data, recipe.transform, recipe.seed, team.device, options.cache, sharers, fused)
 
 
 # In torch's words for a worker that has no memory, or was ended by the system.

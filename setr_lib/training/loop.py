@@ -22,20 +22,20 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.augment import TrainingStream
 from ..data.load import load_dataset
 from ..evaluation import evaluate
 from ..weights.config import make_network
 from . import checkpoint, devices, record
+from .average import MovingAverage
 from .devices import Processes, RunOptions
 from .optim import count_class_weights, lr_at, make_optimizer, pixels_that_count
 from .recipes import Recipe, get_recipe, replace
 
 LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between readings of the loss
-Batch = tuple[Tensor, Tensor]  # images (B,3,H,W) and labels (B,H,W)
+Batch = tuple[Any, Tensor]  # images (B,3,H,W), on the way to a GPU `Uncut`; labels (B,H,W)
 
 
 def train(
@@ -109,12 +109,13 @@ class Run:
         self.validation = load_dataset(recipe.dataset, recipe.evaluate_split, data_root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), recipe.evaluate_split: len(self.validation)}
-        self.stream = TrainingStream(self.data, recipe.transform, recipe.seed)
+        self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
         self.model = devices.prepare_network(make_network(recipe.config), options, team)
         self.optimizer = make_optimizer(self.model, recipe)
-        loss = HeadsLoss(self.model, recipe.average, self.class_weight)
+        self.average = MovingAverage(self.model, recipe.ema)
+        loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight)
         self.learner = team.share(loss, devices.has_unread_parameters(recipe.config))
         precision, kind = options.precision, self.device.type
         dtype = devices.PRECISIONS[precision]
@@ -131,6 +132,7 @@ class Run:
         self.saved, self.saving_seconds = self.clock, 0.0
         self.surroundings = record.surroundings(self.device)  # of this code, whatever changes
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.start: dict[str, Any] = {}  # what the encoder learned before, and what it cost
         self.sessions: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -204,14 +206,15 @@ class Run:
         self.scaler.update()
         self.pending.append(torch.stack(losses).sum())
         self.step += 1
+        self.average.update(self.step)
 
-    def to_device(self, images: Tensor, labels: Tensor) -> Batch:
-        """A micro-batch where the network is, the images in its order of memory."""
+    def to_device(self, images: Any, labels: Tensor) -> Batch:
+        """A micro-batch where the network is, cut, the images in its order of memory."""
         # Apple's GPUs may read ordinary memory before it was copied; pinned memory is CUDA's.
         early = self.device.type == "cuda"
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
-        images = images.to(self.device, non_blocking=early).to(memory_format=layout)
-        return images, labels.to(self.device, non_blocking=early)
+        images = self.cut(images).to(memory_format=layout)
+        return images, labels.to(self.device, non_blocking=early).long()
 
     def shares(self, batch: list[Batch]) -> list[float]:
         """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
@@ -248,10 +251,11 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
-        self.team.share_buffers(self.model)
-        asked.interrupt_at_once()
-        result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
-        asked.at_once = False
+        with self.average.shown():
+            self.team.share_buffers(self.model)
+            asked.interrupt_at_once()
+            result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
+            asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
         self.evaluations.append(facts | ({"left_out": result.left_out} if result.left_out else {}))
@@ -274,19 +278,3 @@ class Run:
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
         return self.seconds
-
-
-class HeadsLoss(nn.Module):
-    """The network and its loss as one module: processes meet in a module's forward pass."""
-
-    def __init__(self, network: Any, average: str, weight: Tensor | None) -> None:
-        super().__init__()
-        self.network, self.average = network, average
-        device = next(network.parameters()).device
-        self.facts = {} if weight is None else {"weight": weight.to(device)}
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""
-        # The data set has checked the labels; looking at them again would wait for a GPU.
-        check = labels.device.type == "cpu"
-        return self.network.loss(images, labels, self.average, check=check, **self.facts)

@@ -93,4 +93,4 @@ def pixels_that_count(labels: Tensor, class_weight: Tensor | None) -> float:
     counts = labels != IGNORE
     if class_weight is None:
         return int(counts.sum())
-    return class_weight[labels[counts]].double().sum().item()
+    return class_weight[labels[counts].long()].double().sum().item()

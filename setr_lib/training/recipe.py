@@ -46,6 +46,11 @@ class Recipe:
         warmup: steps of linear rise at the start; 0 in the paper.
         weight_decay: 0 in the paper. With AdamW not on biases, norms, position and class tokens.
         average: of the loss, see `segmentation_loss`.
+        ema: decay of the moving average of the weights, which is scored and kept in their place,
+            see `training.average`; 0: none.
+        start: what the encoder learns before, on pictures that need no labels of ours, see
+            `training.starts`; `"random"`: nothing.
+        start_steps: of that, at its own batch and learning rate.
         class_weights: whether a class weighs 1 / ln(1.02 + f), f its share of the labels' pixels.
         ratio_range: range of the random ratio.
         photometric: whether colours are distorted.
@@ -76,6 +81,9 @@ class Recipe:
     warmup: int = 0
     weight_decay: float = 0.0
     average: str = "all"
+    ema: float = 0.0
+    start: str = "random"
+    start_steps: int = 0
     class_weights: bool = False
     ratio_range: tuple[float, float] = (0.5, 2.0)
     photometric: bool = True
@@ -93,6 +101,7 @@ class Recipe:
             "optimizer": ("sgd", "adamw"),
             "average": ("all", "valid"),
             "head_scope": ("authors", "decoder"),
+            "start": STARTS,
         }.items():
             if getattr(self, name) not in words:
                 choice = " or ".join(map(repr, words))
@@ -100,6 +109,13 @@ class Recipe:
         for name in ("photometric", "whole_scale", "class_weights"):
             as_switch(getattr(self, name), name)
         self._check_numbers()
+        if (self.start == "random") != (self.start_steps == 0):
+            raise ValueError(
+                f"start is {self.start!r} with start_steps={self.start_steps}; a random start has "
+                "none, every other one some (start_steps=..., on the command line --start-steps)"
+            )
+        if self.start != "random" and (self.pretrained or not isinstance(self.config, SETRConfig)):
+            raise ValueError(f"start is {self.start!r}: that needs our own encoder, not pretrained")
 
     def _check_numbers(self) -> None:
         for name, (kind, least, most) in BOUNDS.items():
@@ -189,12 +205,15 @@ class Recipe:
         return recipe_hash(self.to_dict())
 
 
+# What an encoder may begin with; `training.starts` makes each.
+STARTS = ("random", "leaves", "street", "masked-0.125", "masked-0.5", "dyck")
 # What a number may be; learning rates stay far within float32, also when they are multiplied.
 BOUNDS: dict[str, tuple[type, float, float]] = {
     "batch": (int, 1, 1e9), "micro_batch": (int, 1, 1e9), "total_steps": (int, 1, 1e12),
     "evaluate_every": (int, 1, 1e12), "warmup": (int, 0, 1e12), "seed": (int, 0, 2**63 - 1),
     "lr": (float, 1e-12, 1e6), "head_lr_mult": (float, 1e-12, 1e6), "min_lr": (float, 0, 1e6),
-    "power": (float, 0, 1e3), "weight_decay": (float, 0, 1e6),
+    "power": (float, 0, 1e3), "ema": (float, 0, 0.99999),
+    "start_steps": (int, 0, 1e12), "weight_decay": (float, 0, 1e6),
 }  # fmt: skip
 
 

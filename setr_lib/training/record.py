@@ -330,6 +330,7 @@ def check_data(recipe: Recipe, *splits: PairDataset) -> None:
 def begin_session(run: "Run", resume: bool) -> None:
     """Note how the run is executed from here on; say what moves how fast, and what is odd."""
     session = {"step": run.step, "processes": run.team.size, **dataclasses.asdict(run.options)}
+    session |= {"start": run.start} if run.start else {}
     run.sessions.append({**session, "images": run.images})
     if run.show:
         say(describe_groups(run.optimizer.param_groups, run.recipe))
@@ -372,6 +373,8 @@ def diverged(run: "Run", what: str, step: int) -> FloatingPointError:
 def way_on() -> str:
     """How a stopped run is resumed, in the words of whoever started it."""
     program = Path(sys.argv[0])
+    if "experiments" in sys.argv[1:2]:
+        return "the same command"
     if program.parent.name == "setr_lib" or program.stem == "setr":
         return "the same command and --resume"
     return "the same call and resume=True"

@@ -40,7 +40,9 @@ def own_config(checkpoint: Checkpoint) -> Config | None:
     if "config" not in about:
         return None
     config = config_from_dict(about["config"])
-    later = ("aux_convs", "backbone")  # fields that older files lack; names of tensors show them
+    # Fields that older files lack: names of tensors show them, or there was no such variant.
+    ours = ("aux_convs", "backbone", "stem", "attention_radius", "pup_steps")
+    later = ours if isinstance(config, SETRConfig) else ("width", "channels")
     for name in (f.name for f in dataclasses.fields(config) if f.name not in later):
         if name not in about["config"]:
             raise ValueError(f"its configuration lacks {name}; no shape shows it")
