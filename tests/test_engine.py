@@ -11,7 +11,7 @@ from conftest import small_config
 from test_explorer_modules import node
 from torch import nn
 
-from setr_lib import attention_maps, evaluate, load_checkpoint, load_dataset
+from setr_lib import attention_maps, load_checkpoint
 from setr_lib.attention.occlusion import hidden_logits
 from setr_lib.explorer.weights import page_weights, rounded, whole_numbers
 from setr_lib.images import normalise

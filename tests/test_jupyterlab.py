@@ -72,6 +72,7 @@ def open_notebook(chromium, lab):  # noqa: F811
     page.set_default_timeout(60_000)
     page.goto(f"{lab[0]}/lab/tree/one.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    page.wait_for_selector("text=/Python 3.*\\| Idle/")  # else a cell is not run
     return page
 
 
