@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from ..attention.probes import load_probes
 from ..files import whole_file
+from ..model import SETR
 from ..zoo import load_checkpoint
 from .packing import deflate, text64
 from .page import MODULES, colours, joined, page_head
@@ -62,13 +63,15 @@ def live_network(folder: str | os.PathLike[str], record: str | os.PathLike[str])
     """
     folder = Path(folder)
     model, about = load_checkpoint(folder / "model.safetensors")
+    if not isinstance(model, SETR):
+        raise ValueError(f"{folder} holds no SETR; the page knows nothing else")
     facts = json.loads(Path(record).read_text(encoding="utf-8"))
     recipe, classes = about["recipe"], list(about["classes"])
     miou = facts["best"]["miou"]
     words = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}
     title = f"SETR-{words[model.config.decoder]}, tiny"
     data = {"camvid": "CamVid"}.get(recipe["dataset"], recipe["dataset"])
-    size = "×".join(str(side) for side in recipe["scale"])
+    size = " x ".join(str(side) for side in recipe["scale"])
     says = (
         f"{title}: trained on photographs of streets ({data}, seen from a car), it knows "
         f"{len(classes)} classes and nothing else: {', '.join(classes)}. Whatever you show it "

@@ -160,7 +160,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             f"{layers} blocks x {heads} heads, {' and '.join(self._names)})"
         )
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> Any:
         """The HTML that stays in the file; before it, as an output of its own, the live widget.
 
         In one output front ends would show the widget alone, and in a notebook that is opened

@@ -124,7 +124,7 @@ function attend(machine, room, qkv, mixed, mean, found, { T, R, D, K, H }, h) {
 }
 
 /** The table (1 + Y * X, D) of positions, resized where the grid is another one. */
-export function positionsFor({ D, positions: table, tableGrid: [h, w] }, [Y, X]) {
+function positionsFor({ D, positions: table, tableGrid: [h, w] }, [Y, X]) {
   if (h === Y && w === X) return table;
   const found = new Float32Array((1 + Y * X) * D);
   found.set(table.subarray(0, D));
