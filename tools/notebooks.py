@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = Path(__file__).with_name("bootstrap.py")
 MAX_BYTES = 600_000
 MORE_BYTES = {"heads.ipynb": 2_000_000}  # the explorers bring queries and keys along
-WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -95,6 +94,9 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         ran = cell.execution_count is not None
         cell.execution_count = count if ran else None
         cell.outputs = [] if "needs-data" in tags else _outputs(cell.outputs, count)
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def _outputs(outputs: list[Any], count: int) -> list[Any]:

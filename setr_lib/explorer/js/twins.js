@@ -15,7 +15,8 @@ export function twinOf(el) {
 export function replaceTwin(el) {
   const hide = () => {
     const twin = twinOf(el);
-    if (twin) twin.style.display = "none";
+    const output = twin?.closest(".jp-OutputArea-child, .output_area") ?? twin;
+    if (output) output.style.display = "none";
     return twin;
   };
   const area = el.closest(AREAS);
