@@ -159,6 +159,9 @@ def normalise(notebook: nbformat.NotebookNode, name: str = "") -> None:
         cell.outputs = [] if "needs-data" in tags else _outputs(cell.outputs, count)
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def _outputs(outputs: list[Any], count: int) -> list[Any]:
     """Streams merged, no metadata, no widget where a page has something to show instead."""
     kept: list[Any] = []
@@ -173,8 +176,9 @@ def _outputs(outputs: list[Any], count: int) -> list[Any]:
         if "metadata" in output:
             output.metadata = {}
         if "data" in output and "text/html" in output.data:
-            output.data.pop("application/vnd.jupyter.widget-view+json", None)
-        kept.append(output)
+            output.data.pop(WIDGET, None)
+        if set(output.get("data", ())) != {WIDGET}:  # an explorer's, whose page comes next
+            kept.append(output)
     return kept
 
 
