@@ -23,6 +23,7 @@ from setr_lib import SETR, AttentionExplorer, attention_maps, attention_rollout
 from setr_lib.attention import Probes, attention_rows, hide, queries_keys
 from setr_lib.data.load import load_dataset
 from setr_lib.explorer import packing
+from setr_lib.explorer import widget as widget_module
 from setr_lib.explorer.contents import principal_colours
 from setr_lib.explorer.packing import ACCURACY, pack_attention, pooled_pairs, unpack_head
 from setr_lib.images import normalise, resize_image
@@ -326,11 +327,15 @@ def test_fewer_hidden_patches_are_the_first_of_more():
 # ------------------------------------------------------------------------------ what it shows
 
 
-def test_html_and_widget_go_out_together_and_the_html_stands_alone():
-    bundle = explorer()._repr_mimebundle_()
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert "application/vnd.jupyter.widget-view+json" in data
-    assert "data-payload=" in data["text/html"]
+def test_the_widget_goes_out_before_the_html_that_stays(monkeypatch):
+    """In one output the front ends would show the widget alone, even where no kernel knows it."""
+    sent = []
+    monkeypatch.setattr(widget_module, "display", lambda data, **facts: sent.append((data, facts)))
+    monkeypatch.setattr(widget_module.InteractiveShell, "initialized", lambda: True)
+    shown = explorer()._repr_mimebundle_()
+    ((widget, facts),) = sent
+    assert set(widget) == {"application/vnd.jupyter.widget-view+json"} and facts["raw"]
+    assert set(shown) == {"text/html", "text/plain"} and "data-payload=" in shown["text/html"]
 
 
 def test_colab_gets_html_alone(monkeypatch):

@@ -38,6 +38,7 @@ from setr_lib.attention.stats import (
 from setr_lib.explorer.packing import ACCURACY
 from setr_lib.explorer.page import module
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 CLASSES = ["sky", "field", "path", "house", "tree", "ball", "fence", "pole"]
 # The theme's own, on every page of the book; a page opened from disk may not load its fonts.
 NOT_OURS = ("THEBE_JS_URL", "invalid theme mode", "Access to font", "net::ERR_FAILED")
@@ -90,7 +91,7 @@ def open_page(chromium):
     """Open a file with the network off; at the end nothing was fetched and nothing complained."""
     contexts, complaints, requests = [], [], []
 
-    def open_(path: Path, width: int = 900, connect=None, **facts):
+    def open_(path: Path, width: int = 900, connect=None, address: str = "", **facts):
         context = chromium.new_context(
             viewport={"width": width, "height": 800}, offline=True, accept_downloads=True, **facts
         )
@@ -100,7 +101,7 @@ def open_page(chromium):
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
+        page.goto(path.as_uri() + (address and f"#{address}"))
         if connect:
             connect(page)
         if facts.get("java_script_enabled", True):
@@ -624,28 +625,61 @@ def test_without_scripts_the_picture_stays(open_page, page_file):
 # --------------------------------------------------------------------------------------- keeping
 
 
-def download(page, button: str) -> bytes:
+def download(page, entry: str) -> bytes:
+    """What an entry of the menu "Save ..." keeps."""
     with page.expect_download() as found:
-        page.click(button)
+        page.locator("[data-at=save]").select_option(entry)
     return Path(found.value.path()).read_bytes()
 
 
 def test_numpy_reads_the_npz_of_the_page(open_page, page_file):
     page = open_page(page_file)
-    with np.load(io.BytesIO(download(page, "[data-do=npz]"))) as found:
+    with np.load(io.BytesIO(download(page, "npz"))) as found:
         assert found["model1_rows"].dtype == np.float32
         assert np.allclose(found["model1_rows"], numbers(page, "rows", 1))
         assert found["model0_pixel"].tolist() == [20, 40] and found["model0_prefix_tokens"] == 1
 
 
 @pytest.mark.parametrize("panel", ["grid", "heads", "forward", "emergence", "cause"])
+@pytest.mark.parametrize("part", [".tile", '.map[data-model="1"]'])
+def test_pictures_and_maps_are_kept_as_png(open_page, page_file, part):
+    page = open_page(page_file)
+    kept = Image.open(io.BytesIO(download(page, f"png {part}")))
+    box = page.locator(f".card {part}").first.bounding_box()
+    assert abs(kept.width - 2 * (box["width"] + 20)) <= 2
+    assert page.locator("[data-at=save]").input_value() == ""
+
+
+def test_arrows_in_the_grid_choose_block_and_head(open_page, page_file):
+    page = open_page(page_file)
+    page.locator("[data-at=grid]").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.evaluate(f"[{STATE}.state.block, {STATE}.state.head]") == [3, "max"]
+    assert page.evaluate(f"{STATE}.state.pixel") == [20, 40]
+    assert "block 3, max" in page.locator("[data-at=grid]").get_attribute("aria-label")
+
+
+def test_a_view_of_a_file_is_linked_by_its_address(open_page, page_file):
+    page = open_page(page_file)
+    click_pixel(page, 33, 50)
+    page.locator("[data-at=block]").fill("3")
+    page.locator("[data-at=head]").select_option("2")
+    address = page.url.split("#")[1]
+    assert "px=33,50" in address and "b=3" in address and "h=2" in address
+    again = open_page(page_file, address=address)
+    assert again.evaluate(f"{STATE}.kept()") == page.evaluate(f"{STATE}.kept()")
+    odd = open_page(page_file, address="b=99&h=77&img=5&net=x&p=none&px=9999,1&dir=up")
+    assert odd.evaluate(f"{STATE}.kept().block") == 1
+
+
 def test_every_panel_is_kept_as_png_as_it_stands_at_twice_its_size(open_page, page_file, panel):
     page = open_page(page_file)
     page.click(f"[role=tab][data-value={panel}]")
     settle(page)
     place = page.locator(f"#panel-{panel}")
     seen = Image.open(io.BytesIO(place.screenshot())).convert("L")
-    kept = Image.open(io.BytesIO(download(page, f"#panel-{panel} [data-do=png]"))).convert("L")
+    kept = Image.open(io.BytesIO(download(page, "png [role=tabpanel]:not([hidden])"))).convert("L")
     box = place.bounding_box()
     assert kept.size == pytest.approx((2 * box["width"] + 40, 2 * box["height"] + 40), abs=2)
     inner = kept.crop((20, 20, kept.width - 20, kept.height - 20)).resize(seen.size)
@@ -656,7 +690,7 @@ def test_every_panel_is_kept_as_png_as_it_stands_at_twice_its_size(open_page, pa
 def test_the_kept_page_opens_as_an_explorer_again(open_page, page_file, tmp_path):
     page = open_page(page_file)
     again = tmp_path / "again.html"
-    again.write_bytes(download(page, "[data-do=html]"))
+    again.write_bytes(download(page, "html"))
     policy = re.compile(rb'(?s).*?Security-Policy" content="([^"]+)"')
     assert policy.match(again.read_bytes())[1] == policy.match(page_file.read_bytes())[1]
     assert np.array_equal(numbers(open_page(again), "rows"), numbers(page, "rows"))
@@ -769,7 +803,7 @@ def test_while_an_answer_is_awaited_old_numbers_stay_with_their_patch(live):
     assert "the patch in row 0, column 0" in words.inner_text()
 
 
-@pytest.mark.parametrize("button", ["[data-do=html]", "[data-do=check]"])
+@pytest.mark.parametrize("button", ["html", "[data-do=check]"])
 def test_other_questions_without_an_answer_say_so_too(live, button):
     page, _ = live
     page.click("[role=tab][data-value=cause]")
@@ -835,7 +869,7 @@ def test_the_kernel_checks_the_chosen_pixel(live):
 def test_the_kernel_writes_the_page(live, open_page, tmp_path):
     page, _ = live
     path = tmp_path / "from_kernel.html"
-    path.write_bytes(download(page, "[data-do=html]"))
+    path.write_bytes(download(page, "html"))
     found, expected = numbers(open_page(path), "rows"), numbers(page, "rows")
     assert (abs(found - expected) <= ACCURACY * expected.max(-1, keepdims=True)).all()
 
@@ -870,7 +904,8 @@ def executed():
 
 def test_a_notebook_stores_the_page_and_the_kernels_row_equals_the_stored_one(executed):
     shown, printed = (cell.outputs[-1] for cell in executed.cells)
-    assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(shown.data)
+    assert set(executed.cells[0].outputs[-2].data) == {WIDGET}
+    assert set(shown.data) == {"text/html", "text/plain"}
     assert printed.text.strip() == "True"
 
 
@@ -880,8 +915,7 @@ def test_the_explorer_works_on_a_page_of_the_book(executed, open_page, tmp_path)
     notebook = nbformat.from_dict(executed)
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell("# Heads"))
     notebook.metadata.pop("widgets", None)
-    for output in notebook.cells[1].outputs:
-        output.data.pop("application/vnd.jupyter.widget-view+json", None)
+    notebook.cells[1].outputs = [one for one in notebook.cells[1].outputs if WIDGET not in one.data]
     nbformat.write(notebook, tmp_path / "heads.ipynb")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: heads\n", encoding="utf-8")
     (tmp_path / "_config.yml").write_text(

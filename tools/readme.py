@@ -11,6 +11,7 @@ import sys
 from setr_lib.training.estimate import estimate
 from setr_lib.training.recipes import ROWS, get_recipe
 from setr_lib.training.record import ROOT, list_records, load_record
+from setr_lib.training.suites import EDITIONS, suite_rows
 
 PAGES = ("index", "speed", "full_runs")
 FILES = (ROOT / "README.md", *(ROOT / "book" / f"{page}.md" for page in PAGES))
@@ -21,8 +22,11 @@ def results() -> str:
     """One row per record: runs with their machine, baselines without."""
     head = ["record", "data", "how it was trained", "time", "machine", "seed", "mIoU, val"]
     rows = [head, ["---"] * (len(head) - 1) + ["---:"]]
+    suites = {row.name for suite in EDITIONS for row in suite_rows(suite)}  # have their own table
     for name in list_records():
         record = load_record(name)
+        if name in suites:
+            continue
         if "recipe" in record:
             rows.append(run_row(name, record))
         elif "scores" in record:

@@ -17,9 +17,9 @@ from .packing import deflate, text64
 MODULES = (
     *("names", "numbers", "parcel", "cells", "attention", "live", "npz"),
     *("measures", "scores", "view", "words"),
-    *("canvas", "chart", "picture", "maps", "layout", "theme", "save"),
+    *("address", "canvas", "chart", "picture", "maps", "layout", "theme", "save"),
     *("panel_grid", "panel_heads", "panel_forward", "panel_emergence", "panel_cause"),
-    *("hands", "explorer", "index"),
+    *("hands", "explorer", "twins", "index"),
 )
 # A box whose attributes hold the module and the data, with a picture for where scripts do not run.
 # The module starts every box of the page that waits; an old browser keeps the picture.
@@ -34,15 +34,32 @@ START = (
 
 
 def module() -> str:
-    """The files of `js`, joined in the order of `MODULES`, with the style sheet inside.
+    """The explorer as one ES module, with its style sheet inside."""
+    return joined("js", MODULES)
+
+
+def joined(folder: str, names: Sequence[str]) -> str:
+    """ES modules of a folder in one scope, in the order of `names`; style sheets where they ask.
 
     Each is an ES module of its own, for readers and for tests; joined they need no imports.
     """
     here = files(__package__)
-    texts = [(here / "js" / f"{name}.js").read_text(encoding="utf-8") for name in MODULES]
+    texts = [(here / folder / f"{name}.js").read_text(encoding="utf-8") for name in names]
     code = "\n".join(re.sub(r"(?ms)^import .*?;\n|^export (?!default)", "", one) for one in texts)
-    style = (here / "explorer.css").read_text(encoding="utf-8")
-    return code.replace("/* explorer.css */", style, 1)
+    for sheet in ("explorer.css", "live/live.css"):
+        style = (here / sheet).read_text(encoding="utf-8")
+        code = code.replace(f"/* {sheet.split('/')[-1]} */", style, 1)
+    return code
+
+
+def colours() -> dict[str, np.ndarray]:
+    """Colour tables `(256,3)` uint8 by their name in the modules."""
+    maps = {"viridis": "viridis", "difference": "PuOr_r", "times": "RdBu_r"}
+    steps = np.arange(256)
+    return {
+        name: (mpl.colormaps[found](steps)[:, :3] * 255).round().astype(np.uint8)
+        for name, found in maps.items()
+    }
 
 
 def fragment(data: bytes, still: bytes, alt: str, title: str) -> str:
@@ -89,6 +106,11 @@ def head(title: str) -> str:
     policy = (
         f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:"
     )
+    return page_head(title, policy)
+
+
+def page_head(title: str, policy: str) -> str:
+    """A page up to where its contents go, with what it may load and run."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'

@@ -16,7 +16,8 @@ from typing import Any
 import anywidget
 import numpy as np
 import traitlets
-from matplotlib import colormaps
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
 
 from ..attention.probes import Probes
 from ..files import unknown, whole_file
@@ -25,11 +26,12 @@ from ..plots import Palette
 from . import given
 from .contents import View, jpeg
 from .packing import Parcel
-from .page import document, fragment, module, picture, still_picture
+from .page import colours, document, fragment, module, picture, still_picture
 
 # Numbers (queries and keys of all layers, heads and tokens) that a page holds: about 8 MB.
 PAGE_NUMBERS = 13_000_000
 DIRECTIONS = ("from", "to")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class AttentionExplorer(anywidget.AnyWidget):
@@ -159,17 +161,18 @@ class AttentionExplorer(anywidget.AnyWidget):
         )
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
-        """The widget for a live kernel; beside it the HTML that stays in the file.
+        """The HTML that stays in the file; before it, as an output of its own, the live widget.
 
-        Colab gets the HTML alone, which needs no widget manager. A network too large for a page
-        leaves a still picture; `save_html` writes it with larger cells.
+        In one output front ends would show the widget alone, and in a notebook that is opened
+        again its place would be empty: no kernel knows it any more. Colab gets the HTML alone,
+        which needs no widget manager. A network too large for a page leaves a still picture;
+        `save_html` writes it with larger cells.
         """
-        shown = {"text/plain": repr(self), "text/html": self._html()}
-        if "google.colab" in sys.modules:
-            return shown
-        widget = super()._repr_mimebundle_()
-        data, metadata = widget or ({}, {})
-        return {**data, **shown}, metadata
+        widget = None if "google.colab" in sys.modules else super()._repr_mimebundle_()
+        if widget and InteractiveShell.initialized():
+            data, metadata = widget
+            display({WIDGET: data[WIDGET]}, metadata=metadata, raw=True)
+        return {"text/plain": repr(self), "text/html": self._html()}
 
     def _html(self) -> str:
         if self._pool_wanted is not None or self._pool() == 1:
@@ -223,9 +226,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             "label_classes": self._label_classes,
             "view": self.view if stored else {},
             "images": images,
-            "viridis": parcel.add(_colours("viridis")),
-            "difference": parcel.add(_colours("PuOr_r")),
-            "times": parcel.add(_colours("RdBu_r")),
+            **{name: parcel.add(table) for name, table in colours().items()},
         }
         return parcel.pack(header)
 
@@ -300,7 +301,3 @@ class AttentionExplorer(anywidget.AnyWidget):
         """The number of the patch that holds a pixel."""
         row, col = given.inside(pixel, view.scene.size)
         return row // view.patch * view.grid[1] + col // view.patch
-
-
-def _colours(name: str) -> np.ndarray:
-    return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)

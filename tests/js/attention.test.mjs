@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Stored } from "../../setr_lib/explorer/js/attention.js";
+import { stored } from "../../setr_lib/explorer/js/attention.js";
 import { cellOf, commonest, evenOver } from "../../setr_lib/explorer/js/cells.js";
 import { close, storedAttention } from "./helpers.mjs";
 
@@ -10,7 +10,7 @@ const { parcel, image, facts, maps } = storedAttention(LAYERS, HEADS, GRID, PREF
 const TOKENS = PREFIX + GRID[0] * GRID[1];
 
 test("a row and a column are those of the softmax of queries and keys", async () => {
-  const source = new Stored(parcel, image, facts);
+  const source = stored(parcel, image, facts);
   const [from, to] = [await source.rows(3, "from"), await source.rows(3, "to")];
   const token = PREFIX + 3;
   close(from, maps.flatMap((map) => map[token]), 1e-6);
@@ -18,7 +18,7 @@ test("a row and a column are those of the softmax of queries and keys", async ()
 });
 
 test("the rollout is the product of the mixed maps, prefix tokens taken out at the end", async () => {
-  const source = new Stored(parcel, image, facts);
+  const source = stored(parcel, image, facts);
   const count = TOKENS - PREFIX;
   let product = null;
   const [from, to] = [await source.rollout(4, "from"), await source.rollout(4, "to")];

@@ -1,32 +1,19 @@
-// Attention from the queries and keys that a page carries; no question leaves the page.
+// Attention from queries and keys that are in the page; no question leaves it.
 //
 // L layers (blocks), H heads, T tokens = S prefix tokens, then N cells
 
 import { evenOver } from "./cells.js";
 import { sum, unit } from "./numbers.js";
 
-/** Attention from the queries and keys that the page carries. */
-export class Stored {
-  constructor(parcel, image, facts) {
-    const { pool, rank, error } = facts.attention;
-    Object.assign(this, {
-      layers: facts.layers,
-      heads: facts.heads,
-      prefix: facts.prefix,
-      pool,
-      error,
-    });
+/** Attention from {q, k, rank} of every head, `rank` numbers for each token, q scaled. */
+export class Attention {
+  constructor(facts, image, vectors) {
+    const { layers, heads, prefix, means, pool = 1, error = 0 } = facts;
+    Object.assign(this, { layers, heads, prefix, pool, error, vectors });
     this.grid = image.grid.map((side) => Math.ceil(side / pool));
-    this.tokens = this.prefix + this.grid[0] * this.grid[1];
-    this.even = evenOver(image.grid, this.prefix, pool);
-    this.means = async () => facts.means;
-    this.vectors = unpackVectors(
-      parcel,
-      facts.attention,
-      this.layers * this.heads,
-      this.tokens,
-      rank,
-    );
+    this.tokens = prefix + this.grid[0] * this.grid[1];
+    this.even = evenOver(image.grid, prefix, pool);
+    this.means = async () => means;
     this.done = null;
     this.stopped = false;
   }
@@ -152,6 +139,15 @@ export class Stored {
   stop() {
     this.stopped = true;
   }
+}
+
+/** Attention as a page stores it. */
+export function stored(parcel, image, facts) {
+  const { pool, rank, error } = facts.attention;
+  const tokens = facts.prefix + evenOver(image.grid, 0, pool).length;
+  const count = facts.layers * facts.heads;
+  const vectors = unpackVectors(parcel, facts.attention, count, tokens, rank);
+  return new Attention({ ...facts, pool, error }, image, vectors);
 }
 
 /** One {q, k, rank} per head, rows of `rank` numbers; q carries both sides' steps. */

@@ -1,6 +1,7 @@
 // The state of one explorer: what is chosen, what is asked, when what is drawn. Hands change it.
 
-import { Stored } from "./attention.js";
+import { existing, fromAddress, showAddress } from "./address.js";
+import { stored } from "./attention.js";
 import { greyOf, tableOf } from "./canvas.js";
 import { cellOf } from "./cells.js";
 import { listen } from "./hands.js";
@@ -32,6 +33,15 @@ const FIRST = {
   ...{ reader: null, cause: 0, chart: "distance", over: "patch", sort: null },
 };
 
+/** What the page's address asks for, as far as the page has it. */
+function asked({ images, names }) {
+  const [{ models }] = images;
+  const facts = { images: images.length, models: names.length };
+  const least = (name) => Math.min(...models.map((one) => one[name]));
+  Object.assign(facts, { layers: least("layers"), heads: least("heads") });
+  return existing(fromAddress(location.hash), facts);
+}
+
 export class Explorer {
   /** `options`: ask, tell and view of a live kernel, or page, the HTML that a page is kept as. */
   constructor(host, parcel, pictures, options) {
@@ -41,6 +51,7 @@ export class Explorer {
     const named = [...this.shadow.querySelectorAll("[data-at]")];
     this.at = Object.fromEntries(named.map((node) => [node.dataset.at, node]));
     this.state = { ...FIRST, ...header.view, ...options.view };
+    if (options.address) Object.assign(this.state, asked(header));
     this.view = new View(parcel, this.state, Boolean(options.ask));
     this.view.photos = pictures.map((picture) => ({ colour: picture, grey: greyOf(picture) }));
     const tables = ["viridis", "difference", "times"];
@@ -54,6 +65,7 @@ export class Explorer {
 
   begin() {
     listen(this);
+    if (this.options.pageless) this.at.save.querySelector("[value=html]").remove();
     this.theme = followTheme(this.host, () => this.draw());
     let width = 0;
     this.sizes = new ResizeObserver(([entry]) => {
@@ -97,6 +109,7 @@ export class Explorer {
     const [rows, cols] = view.header.images[state.image].size;
     state.pixel = [Math.min(state.pixel[0], rows - 1), Math.min(state.pixel[1], cols - 1)];
     if (tell) this.tell();
+    if (this.options.address) showAddress(state);
     // What the numbers depend on; everything else only changes how they are drawn.
     const question = JSON.stringify([state.image, state.pixel, state.direction]);
     if (question !== this.asked) {
@@ -120,10 +133,13 @@ export class Explorer {
     const name = `${image} ${model}`;
     if (!this.sources.has(name)) {
       const about = this.view.header.images[image];
-      const live = this.options.ask;
-      const source = live
-        ? new Live(live, about, about.models[model], { image, model })
-        : new Stored(this.view.parcel, about, about.models[model]);
+      const facts = about.models[model];
+      const { ask } = this.options;
+      const source =
+        this.options.source?.(image, model) ??
+        (ask
+          ? new Live(ask, about, facts, { image, model })
+          : stored(this.view.parcel, about, facts));
       this.sources.set(name, Object.assign(source, { image }));
     }
     return this.sources.get(name);
@@ -155,6 +171,7 @@ export class Explorer {
       }
       this.leaveAllBut(image);
       const answered = { image, pixel, direction, now, done: false };
+      if (!this.view.answered) this.options.answered?.();
       this.view.answered = answered;
       this.at.trouble.textContent = "";
       this.draw();
@@ -176,7 +193,7 @@ export class Explorer {
     this.asked = null; // so that it may be asked again
     this.at.card.ariaBusy = "false";
     this.trouble(error);
-    if (!answered) return;
+    if (!answered) return this.options.refused?.();
     const { image, pixel, direction } = answered;
     Object.assign(this.state, { image, pixel, direction });
     this.draw();

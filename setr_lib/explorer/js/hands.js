@@ -26,6 +26,7 @@ export function listen(explorer) {
       explorer.change({ [name]: number ? Number(value) : value });
     });
   listenToGrid(explorer);
+  at.save.addEventListener("input", () => save(explorer));
   for (const [panel, canvas] of Object.entries({ heads: "headChart", emergence: "emergenceChart" }))
     at[canvas].addEventListener("click", (event) => {
       const { x, y, away, ...found } = nearest(explorer.hits[panel], event, at[canvas]) ?? {};
@@ -97,7 +98,7 @@ function listenToGrid(explorer) {
 
 function press(explorer, button) {
   const { do: what, value, block, head } = button.dataset;
-  const { at, state, view } = explorer;
+  const { state } = explorer;
   const actions = {
     direction: () => explorer.change({ direction: value }),
     model: () => explorer.change({ model: value === "difference" ? value : Number(value) }),
@@ -108,13 +109,26 @@ function press(explorer, button) {
       const down = state.sort?.column === value && !state.sort.down;
       explorer.change({ sort: { column: value, down } });
     },
-    png: () => keep(snapshot(button.closest("[data-panel]"), at.card), `${value}.png`),
-    npz: () => saveNumbers(view),
-    html: () => explorer.savePage(),
     check: () => explorer.checkCause(),
     play: () => explorer.play(),
   };
   actions[what]();
+}
+
+/** The chosen entry of the menu, which then stands at "Save …" again. */
+function save(explorer) {
+  const { at } = explorer;
+  const [what, ...rest] = at.save.value.split(" ");
+  at.save.value = "";
+  const ways = {
+    png: () => {
+      const part = explorer.shadow.querySelector(rest.join(" "));
+      keep(snapshot(part, at.card), `${part.dataset.panel || "attention"}.png`);
+    },
+    npz: () => saveNumbers(explorer.view),
+    html: () => explorer.savePage(),
+  };
+  ways[what]?.();
 }
 
 function key(explorer, event) {
@@ -123,8 +137,10 @@ function key(explorer, event) {
   const typing = tag === "SELECT" || (tag === "INPUT" && event.target.type !== "range");
   const arrow = ARROWS[event.key];
   const onMap = event.target.classList?.contains("screen");
-  if (typing || (arrow && !onMap)) return;
-  if (arrow && event.shiftKey) moveReading(explorer, arrow);
+  const onGrid = event.target === explorer.at.grid;
+  if (typing || (arrow && !onMap && !onGrid)) return;
+  if (arrow && onGrid) stepInGrid(explorer, arrow);
+  else if (arrow && event.shiftKey) moveReading(explorer, arrow);
   else if (arrow) move(explorer, arrow);
   else if (/^[0-9]$/.test(event.key)) typeBlock(explorer, event.key);
   else if (event.key === "[" || event.key === "]") nextHead(explorer, event.key === "]" ? 1 : -1);
@@ -168,6 +184,14 @@ function typeBlock(explorer, digit) {
   explorer.typed = { text: Number(text) < layers ? text : digit, at: now };
   const block = Number(explorer.typed.text);
   if (block < layers) explorer.change({ block });
+}
+
+/** Arrows in the grid of all heads: left and right the block, up and down the head. */
+function stepInGrid(explorer, [down, right]) {
+  const { layers } = explorer.view.facts;
+  const block = Math.max(0, Math.min(layers - 1, explorer.state.block + right));
+  if (right) explorer.change({ block });
+  else nextHead(explorer, down);
 }
 
 function nextHead(explorer, step) {

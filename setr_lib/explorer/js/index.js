@@ -5,12 +5,18 @@
 import { Explorer } from "./explorer.js";
 import { PATIENCE, kernel } from "./live.js";
 import { decodeJpeg, fromBase64, openParcel } from "./parcel.js";
+import { hideDeadWidgets, replaceTwin, twinOf } from "./twins.js";
 
 export default { render };
 
 function render({ model, el }) {
   const box = document.createElement("div");
   el.append(box);
+  box.hidden = true; // until the kernel has answered; a saved notebook has none
+  const show = () => {
+    box.hidden = false;
+    explorer?.draw();
+  };
   const raw = model.get("data");
   const bytes = new Uint8Array(raw.buffer ?? raw, raw.byteOffset ?? 0, raw.byteLength);
   let explorer = null;
@@ -18,6 +24,11 @@ function render({ model, el }) {
   start(box, bytes, {
     ask: kernel(model, PATIENCE),
     view: model.get("view"),
+    answered: () => {
+      show();
+      replaceTwin(el);
+    },
+    refused: () => twinOf(el) ?? show(),
     tell: (view) => {
       model.set("view", view);
       model.save_changes();
@@ -58,7 +69,9 @@ for (const box of document.querySelectorAll(".setr-explorer[data-payload]:not([d
     .replace(/<script[^]*<\/script>/, "");
   const page = `${box.dataset.head}${waiting}${starter}</main></body></html>`;
   box.dataset.open = "";
-  start(box, fromBase64(box.dataset.payload), { page }).catch((error) => {
+  hideDeadWidgets(box);
+  const address = box.matches("body > main > .setr-explorer"); // a file of its own, from save_html
+  start(box, fromBase64(box.dataset.payload), { page, address }).catch((error) => {
     console.error("attention explorer:", error); // the still picture stays
   });
 }

@@ -14,8 +14,8 @@ const KEYS = `With the picture or a map in focus: arrows move the patch that ask
 
 export function skeleton(header) {
   const several = header.names.length > 1;
-  const tiles = header.names.map((_, n) => tile(header, n));
-  if (several) tiles.push(tile(header, "difference"));
+  const tiles = header.names.map((_, n) => tile(n));
+  if (several) tiles.push(tile("difference"));
   return `
   <section class="card" data-at="card" aria-label="Attention explorer">
     <p class="intro">${INTRO}</p>
@@ -31,7 +31,7 @@ export function skeleton(header) {
     ${panel("forward", forward())}
     ${panel("emergence", emergence())}
     ${panel("cause", cause())}
-    ${footer()}
+    ${footer(header)}
   </section>`;
 }
 
@@ -84,7 +84,7 @@ function picture(header) {
   };
   return `
     <figure class="tile" data-panel>
-      <figcaption><b data-at="pictureName"></b>${png("picture", "the picture")}</figcaption>
+      <figcaption><b data-at="pictureName"></b></figcaption>
       <div class="screen" tabindex="0" role="application" data-at="picture"><canvas></canvas></div>
       <div class="legend" data-at="legend"></div>
       <label class="row" data-skip>Show ${menu("under", under)}</label>
@@ -92,12 +92,11 @@ function picture(header) {
     </figure>`;
 }
 
-function tile(header, model) {
-  const name = header.names[model] ?? model;
+function tile(model) {
   return `
     <figure class="tile map" data-model="${model}" data-panel>
       <figcaption>
-        <b data-part="name"></b>${png(`map-${model}`, `the map of ${name}`)}
+        <b data-part="name"></b>
       </figcaption>
       <div class="screen" tabindex="0" role="application"><canvas></canvas></div>
       <div class="scale">
@@ -138,9 +137,9 @@ function panel(name, body) {
 
 function grid() {
   return `
-    <div class="bar"><p>Every head of every block, for the same patch. Click one to enlarge it.</p>
-      ${panelPng("grid")}</div>
-    <div class="scroll"><canvas data-at="grid" role="img"></canvas></div>`;
+    <div class="bar">
+      <p>Every head of every block, for the same patch. Click one to enlarge it.</p></div>
+    <div class="scroll"><canvas data-at="grid" role="application" tabindex="0"></canvas></div>`;
 }
 
 function heads() {
@@ -160,7 +159,7 @@ function heads() {
     <div class="bar">
       <p>How far and how widely each head looks. <span data-at="headsNote"></span></p>
       <label data-skip>Show ${menu("chart", chart)}</label>
-      <label data-skip>of ${menu("over", over)}</label>${panelPng("heads")}
+      <label data-skip>of ${menu("over", over)}</label>
     </div>
     <div class="two"><canvas class="chart" data-at="headChart" role="img"></canvas>
       <div class="list" tabindex="0" role="region" aria-label="Table of heads"><table>
@@ -173,7 +172,7 @@ function forward() {
   const head = columns.map((name) => `<th scope="col">${name}</th>`).join("");
   return `
     <div class="bar"><p>The decoder's maps in order (colours: their first three principal
-      components), and the scores of this pixel.</p>${panelPng("forward")}</div>
+      components), and the scores of this pixel.</p></div>
     <div class="stages" data-at="stages"></div><p class="verdict" data-at="verdict"></p>
     <table class="scores"><thead><tr>${head}</tr></thead><tbody data-at="scores"></tbody></table>`;
 }
@@ -184,8 +183,7 @@ function emergence() {
   return `
     <div class="bar"><button type="button" ${play}>▶</button>
       <b class="grow" data-at="emergenceName"></b>
-      <label data-skip>Read by <select data-at="reader"></select></label>
-      ${panelPng("emergence")}</div>
+      <label data-skip>Read by <select data-at="reader"></select></label></div>
     <div class="three">
       <figure><canvas ${map}></canvas><figcaption>what can be read off here</figcaption>
         <div class="legend" data-at="emergenceLegend"></div></figure>
@@ -206,7 +204,7 @@ function cause() {
         <label>Hide <input type="range" min="0" step="1" data-at="cause"></label>
         <b data-at="causeCount"></b>
         <button type="button" data-do="check" data-at="check">Hide them and see</button>
-      </div>${panelPng("cause")}</div>
+      </div></div>
     <div class="three always" data-at="causeResult">
       ${["attended", "nearest", "random"].map(figure).join("")}</div>
     <p data-at="causeWords"></p>`;
@@ -219,27 +217,28 @@ function menu(name, entries) {
   return `<select data-at="${name}">${Object.entries(entries).map(option).join("")}</select>`;
 }
 
-function png(name, what) {
-  const data = `data-do="png" data-value="${name}" data-skip title="Save this as a picture"`;
-  const label = `aria-label="PNG of ${escape(what)}"`;
-  return `<button type="button" class="small" ${data} ${label}>PNG</button>`;
+/** Everything that can be kept, in one menu. */
+function saveMenu(header) {
+  const tiles = header.names.map((name, n) => [`png .map[data-model="${n}"]`, `map of ${name}`]);
+  if (tiles.length > 1) tiles.push(['png .map[data-model="difference"]', "map of the difference"]);
+  const entries = [
+    ["", "Save …"],
+    ["png .tile", "picture, as PNG"],
+    ...tiles.map(([value, text]) => [value, `${text}, as PNG`]),
+    ["png [role=tabpanel]:not([hidden])", "panel below, as PNG"],
+    ["npz", "numbers of this patch, as npz"],
+    ["html", "all of this, as one page"],
+  ];
+  const option = ([value, text]) => `<option value='${value}'>${escape(text)}</option>`;
+  return `<select data-at="save" aria-label="Save">${entries.map(option).join("")}</select>`;
 }
 
-function panelPng(name) {
-  return png(name, `the panel ${PANELS[name]}`);
-}
-
-function footer() {
+function footer(header) {
   const words = Object.entries(GLOSSARY).map(([word, text]) => `<dt>${word}</dt><dd>${text}</dd>`);
-  const save = (what, text, title) => {
-    const data = `data-do="${what}" title="${title}"`;
-    return `<button type="button" class="small" ${data}>${text}</button>`;
-  };
   return `
     <footer data-skip>
       <details><summary>Keys</summary><p>${KEYS}</p></details>
       <details><summary>Words</summary><dl>${words.join("")}</dl></details>
-      <span>${save("npz", "numbers, npz", "All numbers of this patch, for numpy")}
-        ${save("html", "page, html", "This explorer as one file")}</span>
+      ${saveMenu(header)}
     </footer>`;
 }

@@ -30,8 +30,9 @@ export function drawGrid(view, at) {
   context.strokeRect(x, y, stepX - GAP + 2.5, stepY - GAP + 2.5);
   at.grid.setAttribute(
     "aria-label",
-    `${layers} blocks by ${heads} heads, mean, maximum and rollout: choose with the controls ` +
-      `above, digits and brackets; the numbers are in the panel “${PANELS.heads}”.`,
+    `${layers} blocks by ${heads} heads, mean, maximum and rollout; block ${state.block}, ` +
+      `${shortName(state.head)} is chosen. Arrow keys choose another; the numbers are in the ` +
+      `panel “${PANELS.heads}”.`,
   );
   return hit.bind(null, place, layers, names);
 }

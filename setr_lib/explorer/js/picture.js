@@ -87,7 +87,7 @@ export function legend(view, place, kind) {
   return kinds.map((one) => swatch(table[one].colour, table[one].name));
 }
 
-function drawPatchLines(context, { image }, width, height) {
+export function drawPatchLines(context, { image }, width, height) {
   const { size, grid, patch } = image;
   const side = (patch / size[1]) * width;
   if (side < 5) return;

@@ -119,9 +119,9 @@ export class View {
     const { scores } = this.facts;
     const [h, w] = scores.size;
     const count = scores.classes.length;
-    const values = this.once(`scores ${scores.differences.at}`, () =>
-      decodeScores(this.parcel.array(scores.differences), count, h, w, scores.step),
-    );
+    const decoded = () =>
+      decodeScores(this.parcel.array(scores.differences), count, h, w, scores.step);
+    const values = scores.values ?? this.once(`scores ${scores.differences.at}`, decoded);
     return resized(values, count, scores.size, scores.covers, row, col);
   }
 
