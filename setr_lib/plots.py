@@ -36,7 +36,7 @@ def style() -> None:
     except ImportError:
         return
     set_matplotlib_formats("jpeg", "png")
-    if shell := get_ipython():
+    if (shell := get_ipython()) and shell.display_formatter:
         formatters = shell.display_formatter.formatters
         for kind, pictures, options in (
             ("jpeg", True, {"pil_kwargs": {"quality": 88}}),

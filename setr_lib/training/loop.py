@@ -4,11 +4,8 @@ A run folder holds `record.json`, `log.jsonl`, `best.safetensors`, `last.safeten
 `state/` what `resume` needs. What a step sees is decided by the recipe's seed and the step's number
 alone, so a resumed run is the same run, and several processes see together what one would see.
 
-Beside this file: `recipes` (what is run), `optim` (which parameter moves how fast), `devices`
-(processes), `speed` (switches), `checkpoint` (what is on disk), `record` (what is left behind).
+Beside this file: `recipes`, `optim` (learning rates), `devices`, `speed`, `checkpoint`, `record`.
 """
-
-# B batch, H W crop rows and columns
 
 import dataclasses
 import math
@@ -108,10 +105,9 @@ class Run:
     ) -> None:  # fmt: skip
         self.recipe, self.out = recipe, out
         self.team = team = Processes(options)
-        self.device, self.show = team.device, show and team.is_main
         self.micro_batch, self.accumulate = devices.split_batch(recipe, team.size)
-        data = data or load_splits(recipe.dataset, recipe.evaluate_split, root)
-        self.data, self.validation = data
+        r, self.device, self.show = recipe, team.device, show and team.is_main
+        self.data, self.validation = data or load_splits(r.dataset, r.evaluate_split, root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), recipe.evaluate_split: len(self.validation)}
         self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
