@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import small_config
 from PIL import Image
-from test_explorer_browser import chromium  # noqa: F401 (a fixture)
 
 import setr_lib
 from setr_lib.explorer import live
@@ -32,7 +31,7 @@ def site(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def visit(chromium):  # noqa: F811
+def visit(chromium):
     """Open an address; at the end nothing complained, and nothing but the site was asked."""
     contexts, complaints, requests = [], [], []
 
