@@ -20,7 +20,8 @@ def page_weights(model: SETR, about: Mapping[str, Any], bits: int = 8) -> bytes:
     Args:
         about: what the page is to know besides the configuration: classes, palette, scores.
         bits: 8: matrices and convolutions as whole numbers -127 to 127 times a step per output,
-            `NAME` and `NAME.step`, positions and class token in 16 bits; 16: everything in half precision.
+            `NAME` and `NAME.step`, positions and class token in half precision; 16: everything
+            in half precision.
 
     Raises:
         ValueError: for a network that the page does not know (`engine` is its code), another
