@@ -103,7 +103,7 @@ def test_the_one_file_has_at_most_eight_megabytes_and_names_no_other_place(site)
 
 
 def test_eight_bits_cost_nothing_and_a_picture_takes_less_than_a_second():
-    """As measured: mIoU on CamVid val; labels of 691 tokens, one worker thread of a busy machine."""
+    """As measured: mIoU on CamVid val; labels of 691 tokens by one worker of a busy machine."""
     record = setr_lib.load_record("live_browser")
     assert abs(record["miou"]["8 bits"] - record["miou"]["16 bits"]) < 0.003
     assert [row["tokens"] for row in record["rows"]] == [301, 691]
