@@ -25,7 +25,7 @@ test: $(READY)
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 -n 2 --dist loadfile book
 
 lab: $(READY)
-	$(BIN)/jupyter lab book
+	$(BIN)/jupyter lab --config tools/jupyter_lab.py book/start.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff format --check setr_lib tests tools

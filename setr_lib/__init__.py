@@ -36,6 +36,7 @@ from .zoo import create_model, list_models, load_checkpoint
 
 if TYPE_CHECKING:
     from .explorer import AttentionExplorer
+    from .training.scoreboard import scoreboard
 
 __version__ = "0.1.0"
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "predict",
     "resize_positions",
     "save_checkpoint",
+    "scoreboard",
     "scores",
     "segmentation_loss",
     "slide_inference",
@@ -75,10 +77,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The explorer is imported when it is first asked for: training needs no widgets."""
+    """What most programs do without is imported when it is first asked for."""
     if name == "Protocol":
         warnings.warn("Protocol is called TestProtocol now", DeprecationWarning, stacklevel=2)
         return TestProtocol
+    if name == "scoreboard":
+        from .training.scoreboard import scoreboard
+
+        return scoreboard
     if name != "AttentionExplorer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .explorer import AttentionExplorer

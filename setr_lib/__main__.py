@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from .cli.flags import given, size_of
-from .cli.network import load_network, naming_file
+from .cli.network import load_network, naming_file, what_is_lost
 from .cli.outputs import (
     check_destinations,
     find_images,
@@ -31,7 +32,8 @@ from .data.check import check_dataset, splits_to_check
 from .data.classes import spread_palette
 from .data.download import ARCHIVES, download
 from .data.files import IMAGE_SUFFIXES, PairDataset
-from .data.load import check_classes, load_dataset
+from .data.labels import convert_labels
+from .data.load import check_classes, folder_path, load_dataset
 from .data.protocols import find_protocol
 from .evaluation import Scores, evaluate, prior_scores
 from .files import few, sha256, whole_file, write_json
@@ -39,12 +41,14 @@ from .images import TestProtocol, to_pixels
 from .inference import default_protocol, predict
 from .plots import show_curves
 from .training.devices import RunOptions, default_device, join_processes, usable_device
-from .training.experiments import process_seconds, repeat, run_suite, suite_table
+from .training.estimate import estimate
+from .training.experiments import answers, pack, process_seconds, repeat, run_suite, suite_table
 from .training.loop import train
 from .training.optim import describe_groups, parameter_groups
 from .training.recipes import Recipe, get_recipe, list_recipes, recipe_table
 from .training.record import load_log, load_record, surroundings
 from .weights.config import config_from_checkpoint, make_network
+from .weights.export import SUFFIXES, export_model
 from .weights.load import load_weights, save_checkpoint
 from .weights.tensors import read_tensors
 from .zoo import create_model, list_models
@@ -80,8 +84,8 @@ def _nobody_reads() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     return make_parser([
-        _summary, _convert, _download, _check, _recipes, _train, _experiments, _plot,
-        _evaluate, _predict, _baselines,
+        _summary, _convert, _export, _download, _check, _convert_labels, _recipes, _train,
+        _experiments, _plot, _evaluate, _predict, _baselines,
     ])  # fmt: skip
 
 
@@ -116,6 +120,16 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"{options.output}: {config}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    """Write a network as one file for other programs, ONNX or torch.export, and compare it."""
+    model, about, file = load_network(options.checkpoint, "cpu")
+    check_destinations([options.output], [file], SUFFIXES)
+    print(export_model(model, options.output, about, options.int8))
+    if options.int8:
+        name = options.data or about.get("recipe", about).get("dataset")
+        print(what_is_lost(model, options.output, name, options.root))
+
+
 def _download(options: argparse.Namespace) -> None:
     """Fetch a data set, check it and unpack it under data/, or say where to get it."""
     print(f"{options.dataset} is in {download(options.dataset, root=options.root)}")
@@ -140,6 +154,14 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"{bad} problem{'s'[: bad > 1]} in {options.dataset}")
 
 
+def _convert_labels(options: argparse.Namespace) -> None:
+    """Write a copy of a data set folder whose labels are class numbers."""
+    source = folder_path(str(options.source))
+    form, classes, count = convert_labels(source, folder_path(str(options.target)), options.map)
+    print(f"{source}: {form.words}")
+    print(f"{options.target}: {count} labels of {len(classes)} classes, {few(list(classes), 12)}")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     """List the recipes, or show every fact of one."""
     if options.name not in list_recipes():
@@ -151,6 +173,8 @@ def _recipes(options: argparse.Namespace) -> None:
     with torch.device("meta"):
         model = make_network(recipe.config)
     print(describe_groups(parameter_groups(model, recipe), recipe))
+    with suppress(ValueError):  # for networks like those that were measured
+        print(estimate(recipe), estimate(recipe, gpus=8), sep="\n")
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -167,14 +191,13 @@ def _plot(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     """Train by a recipe and write the run folder."""
     facts = {**given(options, Recipe), **given(options, RunOptions)}
-    if "dataset" in facts:  # the network has as many classes as the data
-        classes = len(load_dataset(facts["dataset"], "train", root=options.root).classes)
-        config = get_recipe(options.recipe).config
-        facts["config"] = dataclasses.replace(config, num_classes=classes)
+    data = facts.pop("dataset", None)
+    if options.recipe == "own" and options.out is None and data:
+        options.out = Path("runs", Path(data.removeprefix("folder:")).name)
     out = options.out or Path("runs", options.recipe)
     record = train(
         options.recipe, out, options.resume, options.steps, options.root,
-        progress=not options.quiet, **facts,
+        progress=not options.quiet, data=data, **facts,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes speaks
@@ -182,6 +205,7 @@ def _train(options: argparse.Namespace) -> None:
     miou = "no score" if last is None else f"{100 * last:.1f} mIoU"
     print(f"{miou} after {record['step']} steps and "
           f"{record['seconds'] / 60:.1f} minutes; the record is {out}/record.json")  # fmt: skip
+    print(f"next: setr evaluate {out}; setr predict PHOTO --checkpoint {out}")
 
 
 def _experiments(options: argparse.Namespace) -> None:
@@ -191,6 +215,8 @@ def _experiments(options: argparse.Namespace) -> None:
         if wrong := repeat(options.repeat, options.out, root, show):
             raise ValueError(f"{options.repeat} was not repeated: {'; '.join(wrong)}")
         print(f"{options.repeat}: the same scores to the last digit")
+    elif options.results:
+        print(answers(options.suite, options.out))
     elif options.list:
         print(suite_table(options.suite, options.out, root, options.only))
     else:
@@ -200,6 +226,8 @@ def _experiments(options: argparse.Namespace) -> None:
         )
         print(f"{len(done)} rows finished{': ' + few(done) if done else ''}; their records are in "
               f"{options.out}")  # fmt: skip
+        if options.pack:
+            print(*pack(options.suite, options.out, options.pack), sep="\n")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -208,7 +236,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     model, about, file = load_network(options.checkpoint, device, first)
     if options.json:
         check_destinations([options.json], [file, file.with_name("record.json")])
-    name = options.data or about.get("recipe", {}).get("dataset")
+    name = options.data or about.get("recipe", about).get("dataset")
     if not name:
         raise ValueError("the checkpoint does not say what it was trained on; name it with --data")
     dataset = load_dataset(name, options.split, root=options.root)

@@ -11,6 +11,7 @@ stream in its neck.
 
 # B batch, N tokens, D width, Y X patch rows and columns, C channels, K classes
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -181,5 +182,7 @@ def to_map(tokens: Tensor, grid: Size) -> Tensor:
 
 
 def upsample(maps: Tensor, factor: int, align_corners: bool = False) -> Tensor:
-    """Bilinear resize of `(B,C,h,w)` by a whole factor."""
-    return resize(maps, (factor * maps.shape[-2], factor * maps.shape[-1]), align_corners)
+    """Bilinear resize of `(B,C,h,w)` by a whole factor, in their own type also under autocast."""
+    size, kind = (factor * maps.shape[-2], factor * maps.shape[-1]), maps.device.type
+    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        return resize(maps, size, align_corners)

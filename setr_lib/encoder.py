@@ -110,7 +110,7 @@ class Encoder(TokenEncoder):
         images = pad_to_patches(images, self.patch_size)
         grid = patch_grid(size_of(images), self.patch_size)
         patches_BND = self.patch_embed(images)
-        class_B1D = self.cls_token.expand(len(images), -1, -1)
+        class_B1D = self.cls_token.expand(images.shape[0], -1, -1)
         tokens = torch.cat([class_B1D, patches_BND], dim=1)
         tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
         # MLA never lets the class token mix: it leaves before block 0 (official vit_mla.py).

@@ -298,3 +298,96 @@ def prior_scores(train: PairDataset, test: PairDataset) -> dict[str, Scores]:
             total += confusion_matrix(fitted, label, classes, test.ignore_index)
         found[name] = scores(total)
     return found
+
+
+# ---- what a mean over pixels does not show
+
+
+def boundary_counts(
+    prediction: np.ndarray, label: np.ndarray, num_classes: int, tolerance: float | None = None
+) -> np.ndarray:
+    """How well the outlines of one image agree: `(K,4)` counts, which add up over images.
+
+    A pixel is on the outline of its class if one of its four neighbours has another one. Counted
+    are those of the prediction that have an outline of the truth within `tolerance`, all of the
+    prediction, those of the truth that have one of the prediction, all of the truth. Pixels whose
+    label is 255, and their neighbours, have no true outline and are not counted.
+
+    Args:
+        prediction, label: `(H,W)` class numbers.
+        tolerance: in pixels; None: 0.0075 of the diagonal, as Csurka et al. (BMVC 2013).
+    """
+    from scipy.ndimage import distance_transform_edt as distance
+
+    if tolerance is None:
+        tolerance = 0.0075 * math.hypot(*label.shape)
+    known = ~_near(label == IGNORE)
+    found = np.zeros((num_classes, 4), np.int64)
+    for k in np.intersect1d(np.union1d(prediction, label), np.arange(num_classes)):
+        guess, truth = (_outline(values == k) & known for values in (prediction, label))
+        for column, (one, other) in enumerate(((guess, truth), (truth, guess))):
+            near = distance(~other) <= tolerance if other.any() else other
+            found[k, 2 * column : 2 * column + 2] = (one & near).sum(), one.sum()
+    return found
+
+
+def boundary_f(counts: np.ndarray) -> np.ndarray:
+    """`(K,)` F-scores of outlines: the harmonic mean of precision and recall; NaN without any."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = counts[:, 0] / counts[:, 1], counts[:, 2] / counts[:, 3]
+        both = 2 * precision * recall / (precision + recall)
+    one_sided = (counts[:, 1] > 0) | (counts[:, 3] > 0)
+    return np.where(one_sided, np.nan_to_num(both), np.nan)
+
+
+def grid_ceiling(label: np.ndarray, patch: int) -> np.ndarray:
+    """The best `(H,W)` that has one class in each patch: its commonest one, 255 left out.
+
+    What no decoder that decides per patch can pass. (A decoder that enlarges its logits
+    bilinearly can, a little: its borders may cross a patch.)
+    """
+    rows, cols = (-(-side // patch) for side in label.shape)
+    size = (rows * patch, cols * patch)
+    padded = np.full(size, IGNORE, np.uint8)
+    padded[: label.shape[0], : label.shape[1]] = label
+    patches = (
+        padded.reshape(rows, patch, cols, patch).transpose(0, 2, 1, 3).reshape(rows * cols, -1)
+    )
+    counts = np.stack([(patches == k).sum(1) for k in range(IGNORE)], 1)
+    best = counts.argmax(1).astype(np.uint8).reshape(rows, cols)
+    return best.repeat(patch, 0).repeat(patch, 1)[: label.shape[0], : label.shape[1]]
+
+
+def recall_by_size(prediction: np.ndarray, label: np.ndarray, edges: Sequence[float]) -> np.ndarray:
+    """Pixels of objects by the objects' size: `(len(edges)+1, 2)`, found and all.
+
+    An object is a connected region of one class in the label (four neighbours).
+
+    Args:
+        edges: ascending areas in pixels; the first row holds objects smaller than the first edge.
+    """
+    from scipy.ndimage import label as regions
+
+    found = np.zeros((len(edges) + 1, 2), np.int64)
+    for k in np.setdiff1d(label, [IGNORE]):
+        numbers, count = regions(label == k)
+        area = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+        hits = np.bincount(numbers.ravel(), (prediction == k).ravel(), count + 1)[1:]
+        bins = np.searchsorted(edges, area, side="right")
+        np.add.at(found, bins, np.stack([hits.astype(np.int64), area], 1))
+    return found
+
+
+def _outline(inside: np.ndarray) -> np.ndarray:
+    """Pixels of a mask that have a neighbour outside of it; the image's border is none."""
+    return inside & _near(~inside)
+
+
+def _near(mask: np.ndarray) -> np.ndarray:
+    """The mask and its four neighbours."""
+    found = mask.copy()
+    found[1:] |= mask[:-1]
+    found[:-1] |= mask[1:]
+    found[:, 1:] |= mask[:, :-1]
+    found[:, :-1] |= mask[:, 1:]
+    return found

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .files import as_count
+from .losses import strips
 
 Size = tuple[int, int]
 IGNORE = 255  # the label of a pixel that is not scored
@@ -33,7 +34,7 @@ def as_size(size: Any, what: str = "image_size") -> Size:
 
 def patch_grid(size: Size, patch: int) -> Size:
     """Rows and columns of patches that cover an image; a started patch counts as a whole one."""
-    return -(-size[0] // patch), -(-size[1] // patch)
+    return (size[0] + patch - 1) // patch, (size[1] + patch - 1) // patch
 
 
 def size_of(maps: Tensor) -> Size:
@@ -43,7 +44,7 @@ def size_of(maps: Tensor) -> Size:
 
 def whole_patches(size: Size, patch: int) -> Size:
     """Rows and columns of an image that is padded to whole patches."""
-    return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
+    return patch_grid(size, patch)[0] * patch, patch_grid(size, patch)[1] * patch
 
 
 def pad_to_patches(images: Tensor, patch: int) -> Tensor:
@@ -61,4 +62,6 @@ def resize(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """Bilinear resize of `(B,C,h,w)` to `size`; the map itself where it already has that size."""
     if size_of(maps) == tuple(size):
         return maps
+    if maps.is_cuda and maps.requires_grad:  # where torch's own gradient differs from run to run
+        return strips.resize(maps, list(size), align_corners)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)

@@ -61,9 +61,8 @@ class SETRConfig:
             (mmsegmentation's Naive has 2 in its ADE20K configuration, 1 in that of Cityscapes.)
         backbone: `"vit"`: our encoder; `"hybrid"`: with a ResNet-50 in front of it; or the name of
             a timm model.
-        stem, attention_radius, pup_steps: not in the paper, see `baselines.variants`. `"patch"` or
-            `"conv"`; patches that a patch sees around it, 0: all; 2: PUP in two steps of four, 0:
-            in four of two.
+        stem, attention_radius, pup_steps: not in the paper, see `baselines.variants`: `"conv"`; how
+            many patches around it a patch sees; 2: PUP in two steps of four. 0: as in the paper.
 
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.

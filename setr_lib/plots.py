@@ -19,17 +19,36 @@ Palette = Sequence[tuple[int, int, int]]
 
 
 def style() -> None:
-    """The book's look: small figures, no frames around images, JPEG in notebooks."""
+    """The book's look: small figures, no frames around images.
+
+    In a notebook a figure with pictures is stored as JPEG; a line drawing as PNG, so that a page
+    can turn its colours round in the dark.
+    """
     plt.rcParams.update({
         "figure.dpi": 90, "figure.constrained_layout.use": True, "legend.frameon": False,
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium",
         "image.interpolation": "nearest",
     })  # fmt: skip
     try:
+        from IPython.core.getipython import get_ipython
+        from IPython.core.pylabtools import print_figure
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+    set_matplotlib_formats("jpeg", "png")
+    if (shell := get_ipython()) and shell.display_formatter:
+        formatters = shell.display_formatter.formatters
+        for kind, pictures, options in (
+            ("jpeg", True, {"pil_kwargs": {"quality": 88}}),
+            ("png", False, {}),
+        ):
+
+            def draw(figure: Figure, kind=kind, pictures=pictures, options=options) -> Any:
+                if any(ax.images for ax in figure.axes) != pictures:
+                    return None
+                return print_figure(figure, fmt=kind, base64=True, **options)
+
+            formatters[f"image/{kind}"].for_type(Figure, draw)
 
 
 def colour(label: np.ndarray | torch.Tensor, palette: Palette) -> np.ndarray:

@@ -16,9 +16,11 @@ import setr_lib
 from setr_lib import attention
 from setr_lib.__main__ import _parser
 from setr_lib.training.record import RECORDS, ROOT, list_records, load_record
-from tools import notebooks, readme
+from tools import bibliography, cheatsheet, jupyter_lab, notebooks, readme
 
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+WORDS = 1_800  # of a chapter
 TEXTS = [p for p in ROOT.glob("**/*") if p.suffix in {".md", ".py", ".yml", ".toml", ".cff", ".js"}]
 TEXTS = [p for p in TEXTS if not {"_build", "camvid"} & set(p.parts) and "venv" not in str(p)]
 
@@ -46,24 +48,96 @@ def test_the_chapter_with_explorers_may_be_larger_than_the_others(tmp_path, name
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_a_chapter_begins_as_promised(path):
-    """Title, question and Colab button; the bootstrap cell; a picture before any class."""
-    notebook = nbformat.read(path, as_version=4)
-    first, second, *rest = notebook.cells
-    assert first.source.startswith("# ") and "colab-badge.svg" in first.source
-    assert f"/blob/main/book/{path.name}" in first.source
+    """Title, question and map; then the bootstrap cell; no link while there is no address."""
+    first, second, *_ = nbformat.read(path, as_version=4).cells
+    title, question, here, *_ = first.source.split("\n\n")
+    assert title.startswith("# ") and re.fullmatch(r"\*[^*]+\*", question)
+    assert here == notebooks.map_line(path.stem)
+    assert ("Open in Colab" in first.source) == notebooks.decided()
     assert "bootstrap" in second.metadata.tags
-    pictures = [
-        number
-        for number, cell in enumerate(rest)
-        if any("image/jpeg" in o.get("data", {}) for o in cell.get("outputs", []))
-    ]
-    classes = [
-        number for number, cell in enumerate(rest) if re.search(r"^class ", cell.source, re.M)
-    ]
-    assert pictures and pictures[0] <= 6 and all(number > pictures[0] for number in classes)
-    text = "\n".join(cell.source for cell in notebook.cells)
-    assert text.count("# Solution ") == text.count("### Exercise ") >= 4
-    assert "## What we now know" in text
+
+
+NUMBERED = [ROOT / f"{entry['file']}.ipynb" for part in TOC["parts"] for entry in part["chapters"]
+            if part["caption"] not in ("Deep dives", "Reference")]  # fmt: skip
+NUMBERED = [path for path in NUMBERED if path.exists()]
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
+def test_a_chapter_can_be_read_in_an_afternoon(path):
+    """At most 1,800 words beside summary and references; every exercise with its solution."""
+    cells = nbformat.read(path, as_version=4).cells
+    texts = [c.source for c in cells if c.cell_type == "markdown" and "## What we" not in c.source]
+    words = sum(len(text.split("## References")[0].split()) for text in texts)
+    assert words <= WORDS, f"{words} words"
+    every = "\n".join(cell.source for cell in cells)
+    assert every.count("# Solution ") == every.count("### Exercise ")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_exercises_count_from_one_and_each_has_its_solution(path):
+    cells = nbformat.read(path, as_version=4).cells
+    every = "\n".join(cell.source for cell in cells)
+    asked = [int(n) for n in re.findall(r"^### Exercise (\d+)", every, re.M)]
+    assert asked == [int(n) for n in re.findall(r"^# Solution (\d+)", every, re.M)]
+    assert asked == list(range(1, len(asked) + 1))
+
+
+def test_what_is_folded_on_the_site_is_folded_in_jupyterlab():
+    """Solutions, plot code and set-up by `source_hidden`; an answer to a guess by its output."""
+    solution = notebooks.folds(["hide-cell"])
+    assert solution == {"source_hidden": True, "outputs_hidden": True}
+    assert notebooks.folds(["hide-output", "reveal"]) == {"outputs_hidden": True}
+    for path in CHAPTERS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                tags = cell.metadata.get("tags", [])
+                assert dict(cell.metadata.get("jupyter", {})) == notebooks.folds(tags)
+                assert "# Solution" not in cell.source or "hide-cell" in tags
+
+
+def test_saving_a_chapter_in_jupyterlab_makes_no_diff():
+    """What Lab adds when a kernel answers is gone when the file is written."""
+    path = CHAPTERS[0]
+    content = nbformat.read(path, as_version=4)
+    content["metadata"]["language_info"]["version"] = "3.99"
+    content["metadata"]["widgets"] = {"state": {}}
+    for cell in content["cells"]:
+        cell["metadata"]["editable"] = True
+    model = {"type": "notebook", "content": content}
+    jupyter_lab.tidy(model=model, path=f"book/{path.name}")
+    saved = nbformat.writes(model["content"], version=nbformat.NO_CONVERT) + "\n"
+    assert saved == path.read_text()
+
+
+def test_the_generated_pages_are_current():
+    """The bibliography follows the chapters' lists, the cheat sheet the library."""
+    assert bibliography.PAGE.read_text() == bibliography.text(), "python -m tools.bibliography"
+    assert cheatsheet.PAGE.read_text() == cheatsheet.text(), "python -m tools.cheatsheet"
+
+
+def test_every_cited_work_is_in_the_bibliography_and_the_other_way_round():
+    listed = set(bibliography.LINK.findall(bibliography.PAGE.read_text()))
+    assert listed == set(bibliography.references()) and len(listed) > 30
+
+
+def test_the_notation_is_that_of_the_library():
+    """Each letter of the glossary that the library uses in its legends means the same there."""
+    table = (ROOT / "book/glossary.md").read_text()
+    legend = (ROOT / "setr_lib/model.py").read_text()
+    for letter, word in {"B": "batch", "N": "tokens", "D": "width", "K": "classes"}.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| ${letter}$"))
+        assert word.rstrip("es") in row and f"{letter} {word}" in legend
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["overfit", "ablation", "position embedding", "skip connection", "ONNX", "receptive field",
+     "50.28", "55.83", "78.39", "sequence-to-sequence", "inference"],
+)  # fmt: skip
+def test_a_searched_word_is_found(word):
+    """Somewhere in the text or in an output of a page."""
+    pages = [*CHAPTERS, *(ROOT / "book").glob("*.md")]
+    assert any(word in page.read_text() for page in pages)
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -77,8 +151,7 @@ def test_no_picture_of_other_peoples_data_is_stored(path):
 
 
 def test_every_chapter_is_in_the_table_of_contents():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    listed = {entry["file"] for part in toc["parts"] for entry in part["chapters"]}
+    listed = {entry["file"] for part in TOC["parts"] for entry in part["chapters"]}
     assert {f"book/{p.stem}" for p in CHAPTERS} <= listed
     assert all(list((ROOT / "book").glob(f"{name.split('/')[1]}.*")) for name in listed)
 
@@ -190,7 +263,18 @@ def test_a_record_can_be_believed(name):
         assert scores(record["last"]["counts"]).miou == pytest.approx(record["last"]["miou"])
         steps = [json.loads(line)["step"] for line in (RECORDS / name / "log.jsonl").open()]
         assert steps[-1] == record["recipe"]["total_steps"] and np.all(np.diff(steps) > 0)
-    assert {p.name for p in (RECORDS / name).iterdir()} <= {"record.json", "log.jsonl"}
+    kept = {p.name for p in (RECORDS / name).iterdir() if p.suffix != ".safetensors"}
+    assert kept <= {"record.json", "log.jsonl"}
+
+
+def test_git_leaves_out_the_weights_of_records_and_unfinished_runs(tmp_path):
+    names = ["x/best.safetensors", ".unfinished/x/record.json", "x/record.json"]
+    said = subprocess.run(
+        ["git", "check-ignore", "--no-index", *(f"data/records/{name}" for name in names)],
+        cwd=ROOT, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    if (ROOT / ".git").exists():
+        assert said.split() == [f"data/records/{name}" for name in names[:2]]
 
 
 def test_no_path_of_a_machine_is_in_the_project():

@@ -1,14 +1,21 @@
 """What is installed where, and that continuous integration passes no test over in silence."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+import yaml
 from packaging.requirements import Requirement
 
+from setr_lib import __version__
+from tools import colab
+
 ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def requirements(lines) -> dict[str, Requirement]:
@@ -37,6 +44,54 @@ def test_colab_has_what_the_chapters_import():
     for name, each in wanted.items():
         (pinned,) = there[name].specifier
         assert each.specifier.contains(pinned.version), f"{each}, and Colab has {pinned.version}"
+
+
+def test_colabs_own_list_is_compared_with_the_ranges():
+    """A version outside a range is named, builds (`+cu128`) and letters of names do not matter."""
+    pins = colab.pins("Torch==2.11.0+cu128\n# a word\nnumpy==1.20.0\nsomething @ file:///x\n")
+    assert pins == {"torch": "2.11.0", "numpy": "1.20.0"}
+    assert colab.outside(pins) == ["numpy>=1.26, and Colab has 1.20.0"]
+    assert colab.outside(colab.pins((ROOT / "requirements-colab.txt").read_text())) == []
+
+
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.yml")), ids=lambda file: file.stem)
+def test_a_workflow_calls_what_is_there(file):
+    """It is YAML with jobs of steps; its make targets, files of requirements and modules exist."""
+    text = file.read_text()
+    jobs = yaml.safe_load(text)["jobs"]
+    assert jobs and all(job["steps"] for job in jobs.values())
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"run: make (\w+)", text)) <= set(targets)
+    for name in re.findall(r"requirements[\w-]*\.txt", text):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"python -m tools\.(\w+)", text):
+        assert (ROOT / "tools" / f"{name}.py").is_file(), name
+
+
+def test_the_oldest_versions_of_the_workflow_are_the_lower_ends():
+    """tests.yml tests what pyproject.toml promises."""
+    text = (WORKFLOWS / "tests.yml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = requirements(project["dependencies"])
+    for name, version in re.findall(r"(torch|numpy)==([\d.]+)\.\*", text):
+        assert str(ours[name].specifier).startswith(f">={version}")
+    assert f'python: "{project["requires-python"].removeprefix(">=")}"' in text
+
+
+def test_the_changelog_begins_with_this_version():
+    """Or with the next one, unreleased."""
+    first, *others = re.findall(
+        r"^## ([\d.]+)(?:, (\w+))?", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+    assert first[0] == __version__ or (first[1] == "unreleased" and others[0][0] == __version__)
+
+
+def test_the_extra_asks_for_what_its_tests_need():
+    """setr-lib[export] and requirements-export.txt are one list, which .ci/run installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = requirements(project["optional-dependencies"]["export"])
+    assert extra == listed("requirements-export.txt")
+    assert "-r requirements-export.txt" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_the_locked_versions_are_allowed():

@@ -98,6 +98,7 @@ def test_an_installed_library_knows_its_records(installed, tmp_path):
     """Outside the checkout, in an empty folder."""
     code = (
         "import setr_lib; from setr_lib.training.record import load_log;"
+        "from setr_lib.training.scoreboard import published; assert len(published()) > 600;"
         "print(setr_lib.__file__, len(load_log('camvid_naive_tiny')), *setr_lib.list_records())"
     )
     done = run(installed, tmp_path, "-c", code)

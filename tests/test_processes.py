@@ -391,7 +391,7 @@ def test_crops_are_copied_ahead_on_cuda_only(recipe, batch, monkeypatch, kind, e
         seen.append(non_blocking)
         return tensor
 
-    job.device = torch.device(kind)
+    job.device = job.cut.device = torch.device(kind)
     monkeypatch.setattr(torch.Tensor, "to", record)
     job.train_step([batch])
     assert seen == [early, early]
@@ -413,8 +413,6 @@ def test_one_of_several_gpus_may_be_named(monkeypatch):
         own_device(RunOptions(device="cuda:2"), 1)
     with pytest.raises(ValueError, match="device is 'cuda:1'"):
         own_device(RunOptions(device="cuda:1"), 2)
-    with pytest.raises(ValueError, match="compile and activation_checkpointing"):
-        own_device(RunOptions(device="cuda", compile=True, activation_checkpointing=True), 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="process 2 of this machine, which has 2 GPUs"):
         own_device(RunOptions(), 3)

@@ -14,7 +14,8 @@ from conftest import small_config
 
 import setr_lib
 from setr_lib import SETR, config_from_checkpoint, load_weights
-from setr_lib.weights.load import fit_positions, inflate, save_checkpoint
+from setr_lib.weights.load import fit_positions, load_pretrained, save_checkpoint
+from setr_lib.weights.patches import inflate, resample_patches
 
 
 def random_model(decoder, graph="authors", **facts):
@@ -241,6 +242,75 @@ def test_channels_are_inflated():
     weight = torch.randn(4, 3, 2, 2)
     assert inflate(weight, 6).sum(1).allclose(weight.sum(1))
     assert inflate(weight, 4)[:, 3].equal(weight[:, 0] * 0.75)
+
+
+@pytest.mark.parametrize("new", [8, 12, 14, 24])
+def test_patches_are_resampled_as_timm_does(new):
+    """FlexiViT's pseudo-inverse; a larger patch gives the tokens of the smaller one exactly."""
+    from timm.layers import resample_patch_embed
+
+    weight = torch.randn(5, 3, 16, 16)
+    found = resample_patches(weight, (new, new))
+    torch.testing.assert_close(
+        found, resample_patch_embed(weight, [new, new]), rtol=1e-3, atol=1e-4
+    )
+    if new > 16:
+        patch = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+        larger = torch.nn.functional.interpolate(patch, (new, new), mode="bicubic", antialias=True)
+        tokens = [(w.double() * p).sum((1, 2, 3)) for w, p in ((weight, patch), (found, larger))]
+        torch.testing.assert_close(tokens[0], tokens[1], rtol=1e-4, atol=1e-4)
+
+
+STARTS = {  # what everybody with the hub can start from, and the network that takes it
+    "deit_tiny_patch16_224.fb_in1k": "tiny",
+    "deit_tiny_distilled_patch16_224.fb_in1k": "tiny",
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k": "tiny",
+    "vit_small_patch16_224.augreg_in21k_ft_in1k": "small",
+    "vit_small_patch16_224.dino": "small",
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("patch, size", [(16, (368, 480)), (12, (180, 240)), (8, (360, 480))])
+def test_starts_of_the_hub_fit_networks_with_other_patches(monkeypatch, name, patch, size):
+    """By `pretrained=NAME`, with random weights in the place of those that are fetched."""
+    theirs = timm.create_model(name, num_classes=0)
+    assert timm.models.get_pretrained_cfg(name) is not None, "timm offers weights of this name"
+    monkeypatch.setattr(timm, "create_model", lambda *words, **facts: theirs)
+    config = dataclasses.replace(
+        setr_lib.zoo.model_config(f"setr_pup_{STARTS[name]}", 11, size), patch_size=patch
+    )
+    model = SETR(config)
+    report = load_pretrained(model, name)
+    resampled = report.resized.get("encoder.patch_embed.proj.weight")
+    words = f"patches of 16x16 resampled to {patch}x{patch}"
+    assert resampled == (None if patch == 16 else words)
+    grid = (size[0] // patch, size[1] // patch)
+    assert f"14x14 resized to {grid[0]}x{grid[1]}" in report.resized["encoder.pos_embed"]
+    block = model.encoder.blocks[3].attn.qkv.weight
+    assert torch.equal(block, theirs.blocks[3].attn.qkv.weight)
+
+
+def test_a_whole_network_with_other_patches_is_refused():
+    """Only an encoder alone is resampled: a network that was trained to segment is another one."""
+    theirs = random_model("naive")
+    ours = SETR(dataclasses.replace(theirs.config, patch_size=12))
+    with pytest.raises(ValueError, match=r"patch_embed.* is 24x3x16x16, the model's 24x3x12x12"):
+        load_weights(ours, in_authors_names(theirs))
+
+
+def test_dinov2_is_taken_as_a_backbone():
+    """Its LayerScale is a layer that SETR's encoder lacks: the message says so, timm's encoder
+    takes it."""
+    theirs = timm.create_model("vit_small_patch14_dinov2", img_size=28)
+    model = setr_lib.create_model("setr_naive_small", 3, 28, patch_size=14)
+    with pytest.raises(ValueError, match="layers that SETR does not have, such as blocks.0.ls1"):
+        load_weights(model, theirs.state_dict())
+    with torch.device("meta"):
+        model = setr_lib.create_model(
+            "setr_naive_small", 3, (180, 240), backbone="vit_small_patch14_dinov2"
+        )
+    assert model.config.patch_size == 14 and model.encoder.width == 384
 
 
 def test_strict_head():

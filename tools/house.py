@@ -18,6 +18,7 @@ LIBRARY, GUIDE = ROOT / "setr_lib", ROOT / "CONTRIBUTING.md"
 START, END = "<!-- house: written by tools/house.py -->", "<!-- end of house -->"
 ROOMS = {
     "files": "files that are whole or absent, and words for mistakes",
+    "losses/strips": "resizing as matrix products; the loss in strips of the image (CPU)",
     "geometry": "**1** patch grid, padding, resizing back: decided here, used everywhere",
     "images": "any image as pixels, and pixels as what a network reads",
     "losses": "cross-entropy without the enlarged map: in strips (CPU) or fused (GPU); Dice, focal",

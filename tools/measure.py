@@ -4,11 +4,13 @@
     python -m tools.measure probes data/models/NAME data/records/NAME_probes
     python -m tools.measure strides data/models/NAME data/records/camvid_strides
     python -m tools.measure views data/models/NAME data/records/camvid_views
+    python -m tools.measure exports data/models/NAME data/records/camvid_exports
 
 `heads`: its attention, beside that of a fresh network, and the causal check, one line per image, in
 RECORD/log.jsonl. `probes`: linear probes of every block, which become FOLDER/probes.safetensors.
 `strides`, `views`: the same weights scored in several ways; the seconds are the median CPU time of
-one image on one thread, with reading and counting.
+one image on one thread, with reading and counting. `exports`: the network, its ONNX
+file and the one in 8 bits, scored by the network's own protocol.
 """
 
 import argparse
@@ -17,8 +19,10 @@ import statistics
 import time
 from collections import defaultdict
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,6 +37,7 @@ from setr_lib.images import SCALES
 from setr_lib.inference import window_starts
 from setr_lib.model import SETR
 from setr_lib.training.record import git_commit, surroundings
+from setr_lib.weights.export import OnnxModel, export_model
 
 PIXELS = 4  # of every image, drawn at random, in the causal check
 HIDDEN = 0.1  # of the patches
@@ -59,18 +64,18 @@ Facts = dict[str, Any]  # of a record
 def main() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("what", choices=["heads", "probes", *WAYS])
+    parser.add_argument("what", choices=["heads", "probes", "exports", *WAYS])
     parser.add_argument("folder", type=Path, help="with model.safetensors")
     parser.add_argument("record", type=Path, help="the folder of the record")
     parser.add_argument("--root", default="data", help="the folder with the data sets")
     parser.add_argument("--images", type=int, help="heads: only the first ones, to try")
     options = parser.parse_args()
-    if options.what in WAYS:
+    if options.what in ("exports", *WAYS):
         torch.set_num_threads(1)  # the times are those of one
     started, where = time.perf_counter(), surroundings(torch.device("cpu"))
     model, about = load_checkpoint(options.folder / "model.safetensors")
-    measure = {"heads": heads, "probes": probes}.get(options.what, ways)
-    facts = measure(model, about["recipe"], options)
+    known = {"heads": heads, "probes": probes, "exports": exports}
+    facts = known.get(options.what, ways)(model, about["recipe"], options)
     facts["seconds"] = round(time.perf_counter() - started, 1)
     write_json(options.record / "record.json", {**facts, **where})
 
@@ -192,20 +197,53 @@ def probes(model: SETR, recipe: Facts, options: argparse.Namespace) -> Facts:
 
 def ways(model: SETR, recipe: Facts, options: argparse.Namespace) -> Facts:
     """Score one network in several ways."""
-    val = load_dataset(recipe["dataset"], "val", options.root)
-    rows = []
-    for name, protocol in WAYS[options.what].items():
+    found = {name: (model, protocol) for name, protocol in WAYS[options.what].items()}
+    rows = score_each(found, recipe["dataset"], options.root)
+    for row, protocol in zip(rows, WAYS[options.what].values(), strict=True):
+        row["windows"] = windows(protocol)
+    return of_network(rows, recipe["dataset"], options)
+
+
+def exports(model: SETR, recipe: Facts, options: argparse.Namespace) -> Facts:
+    """Score a network and what `export` makes of it."""
+    with TemporaryDirectory() as folder:
+        files = {"onnx": False, "onnx, int8": True}
+        reports = {
+            name: export_model(model, Path(folder, f"{int8}.onnx"), int8=int8)
+            for name, int8 in files.items()
+        }
+        networks = {"torch": model} | {n: OnnxModel(r.file) for n, r in reports.items()}
+        found = {name: (network, model.protocol) for name, network in networks.items()}
+        rows = score_each(found, recipe["dataset"], options.root)
+    for row, report in zip(rows[1:], reports.values(), strict=True):
+        row |= {"megabytes": round(report.megabytes, 2), "difference_on_noise": report.difference}
+        row["other_classes_on_noise"] = report.other_classes
+    facts = of_network(rows, recipe["dataset"], options)
+    return facts | {"packages": {name: version(name) for name in ("onnx", "onnxruntime")}}
+
+
+def score_each(
+    found: dict[str, tuple[Any, TestProtocol]], dataset: str, root: Path | None
+) -> list[Facts]:
+    """A row for each network and protocol: its scores on val, and the CPU time of an image."""
+    val, rows = load_dataset(dataset, "val", root), []
+    for name, (network, protocol) in found.items():
         ends = [time.process_time()]
-        found = evaluate(
-            model, val, protocol=protocol, progress=False,
+        score = evaluate(
+            network, val, protocol=protocol, progress=False,
             each=lambda *_: ends.append(time.process_time()),  # noqa: B023
         )  # fmt: skip
         seconds = statistics.median(end - start for start, end in pairwise(ends))
-        row = {"name": name, "protocol": asdict(protocol), "windows": windows(protocol)}
+        row = {"name": name, "protocol": asdict(protocol)}
         row["cpu_seconds_per_image"] = round(seconds, 4)
-        rows.append({**row, **found.to_dict(val.classes)})
-        print(f"{name:32}{100 * found.miou:8.2f} mIoU{seconds:8.3f} CPU seconds per image")
-    file = options.folder / "model.safetensors"
+        rows.append({**row, **score.to_dict(val.classes)})
+        print(f"{name:32}{100 * score.miou:8.2f} mIoU{seconds:8.3f} CPU seconds per image")
+    return rows
+
+
+def of_network(rows: list[Facts], dataset: str, options: argparse.Namespace) -> Facts:
+    """A record of several rows on one network's file."""
+    file, val = options.folder / "model.safetensors", load_dataset(dataset, "val", options.root)
     facts = {"dataset": val.name, "split": "val", "images": len(val), "ways": rows}
     return {**facts, "checkpoint": {"file": str(file), "sha256": sha256(file)}}
 

@@ -5,9 +5,10 @@
     python -m tools.notebooks check                         fail if a file is not in that form
     python -m tools.notebooks address URL                   the repository's new address, everywhere
 
-The one form: output and counts of one run from top to bottom, no metadata but tags, no widget
-state, the bootstrap cell from its template, and no output of cells that show other people's data
-(tag `needs-data`).
+The one form: output and counts of one run from top to bottom; no metadata but tags and what folds
+a cell in JupyterLab as they fold it on the site; no widget state; the bootstrap cell and the map at
+a chapter's head from their templates; no output of cells that show other people's data (tag
+`needs-data`). `make lab` brings a chapter into this form whenever it is saved.
 """
 
 import argparse
@@ -25,6 +26,24 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = Path(__file__).with_name("bootstrap.py")
 MAX_BYTES = 600_000
 MORE_BYTES = {"heads.ipynb": 2_000_000}  # the explorers bring queries and keys along
+LINES, FOLDED_LINES, COLUMNS = 12, 30, 80  # of a cell that is read, of one that is folded
+FOLDED = {"bootstrap", "hide-input", "hide-cell"}
+MAP = {  # page -> its station, in the order in which an image passes them
+    "patches": "patch embedding",
+    "positions": "positions",
+    "attention": "self-attention",
+    "vit": "encoder",
+    "naive": "Naive",
+    "pup": "PUP",
+    "mla": "MLA",
+    "miou": "mIoU",
+}
+HERE = {  # pages that are not a station themselves: where on the map they are
+    "grid": "naive", "forgets": "patches", "resizing": "positions", "handmade": "attention",
+    "cost": "attention", "mistakes": "vit", "finalnorm": "vit", "stages": "pup", "corners": "mla",
+    "bill": "mla", "scores": "miou", "measured": "miou", "views": "miou", "heads": "attention",
+    "causes": "attention",
+}  # fmt: skip
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -49,10 +68,41 @@ def bootstrap() -> str:
     return text.replace("REPOSITORY_URL", address())
 
 
+def decided() -> bool:
+    """Whether the repository has an address; until then no page links to it."""
+    return "OWNER" not in address()
+
+
+def map_line(name: str) -> str:
+    """SETR as one line of links, with a chapter's own station in bold."""
+    here = HERE.get(name, name)
+    words = {
+        page: f"**{word}**" if page == here else f"[{word}]({page}.ipynb)"
+        for page, word in MAP.items()
+    }
+    before = " \u2192 ".join(words[p] for p in ("patches", "positions", "attention", "vit"))
+    decoders = " | ".join(words[p] for p in ("naive", "pup", "mla"))
+    return f"Map: image \u2192 {before} \u2192 {decoders} \u2192 label map \u2192 {words['miou']}"
+
+
+def head(source: str, name: str) -> str:
+    """A chapter's first cell with its map, and with the Colab link if there is an address."""
+    kept = [
+        part
+        for part in source.split("\n\n")
+        if not part.startswith(("Map: ", "[Open in Colab]", "[![Open in Colab]"))
+    ]
+    if decided():
+        colab = address().replace("https://github.com", "https://colab.research.google.com/github")
+        link = f"{colab}/blob/{repository()['branch']}/book/{name}.ipynb"
+        kept.append(f"[Open in Colab]({link})")
+    return "\n\n".join([*kept[:2], map_line(name), *kept[2:]])
+
+
 def execute(path: Path) -> None:
     """Run a chapter from top to bottom in its folder and store the outputs."""
     notebook = nbformat.read(path, as_version=4)
-    normalise(notebook)  # the newest bootstrap cell is the one to run
+    normalise(notebook, path.stem)  # the newest bootstrap cell is the one to run
     NotebookClient(
         notebook,
         timeout=900,
@@ -65,25 +115,38 @@ def execute(path: Path) -> None:
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    path.write_text(text_of(notebook))
+    path.write_text(text_of(notebook, path.stem))
 
 
-def text_of(notebook: nbformat.NotebookNode) -> str:
-    """The normalised file."""
-    normalise(notebook)
+def text_of(notebook: nbformat.NotebookNode, name: str = "") -> str:
+    """The normalised file; `name` is the chapter's, if it is one."""
+    normalise(notebook, name)
     nbformat.validate(notebook)
     return nbformat.writes(notebook, version=nbformat.NO_CONVERT).rstrip("\n") + "\n"
 
 
-def normalise(notebook: nbformat.NotebookNode) -> None:
+def folds(tags: list[str]) -> dict[str, bool]:
+    """What JupyterLab folds of a cell, after the tags that fold it on the site."""
+    return {
+        **({"source_hidden": True} if FOLDED & set(tags) else {}),
+        **({"outputs_hidden": True} if {"hide-output", "hide-cell"} & set(tags) else {}),
+    }
+
+
+def normalise(notebook: nbformat.NotebookNode, name: str = "") -> None:
     """Bring a notebook into its one form, in place."""
+    if name and notebook.cells and notebook.cells[0].source.startswith("# "):
+        notebook.cells[0].source = head(notebook.cells[0].source, name)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     language = {"name": "python", "pygments_lexer": "ipython3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": language})
     count = 0
     for cell in notebook.cells:
         tags = list(cell.metadata.get("tags", []))
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        jupyter = folds(tags) if cell.cell_type == "code" else {}
+        cell.metadata = nbformat.from_dict(
+            {**({"jupyter": jupyter} if jupyter else {}), **({"tags": tags} if tags else {})}
+        )
         cell.source = cell.source.rstrip()
         cell.pop("attachments", None)
         if cell.cell_type != "code":
@@ -133,14 +196,18 @@ def problems(path: Path) -> list[str]:
     for cell in codes:
         lines = cell.source.splitlines()
         tags = cell.metadata.get("tags", [])
-        if len(lines) > 20 and "bootstrap" not in tags:
-            found.append(f"has a cell of {len(lines)} lines, more than 20: {lines[0]}")
+        limit = FOLDED_LINES if FOLDED & set(tags) else LINES
+        if len(lines) > limit and "bootstrap" not in tags:
+            found.append(f"has a cell of {len(lines)} lines, more than {limit}: {lines[0]}")
+        for line in lines:
+            if len(line) > COLUMNS and "bootstrap" not in tags:
+                found.append(f"has a line of {len(line)} columns, more than {COLUMNS}: {line}")
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 found.append(f"prints to stderr: {output.text.strip()[:80]}")
             if output.output_type == "error" and "raises-exception" not in tags:
                 found.append(f"ends in {output.ename}: {output.evalue[:80]}")
-    if text_of(notebook) != text:
+    if text_of(notebook, path.stem) != text:
         found.append("is not normalised: python -m tools.notebooks normalise")
     return [f"{path.name} {problem}" for problem in found]
 
@@ -163,6 +230,13 @@ def set_address(url: str) -> None:
         if old in before:
             path.write_text(before.replace(old, new))
             print(f"{name}: {before.count(old)} times")
+    config = ROOT / "_config.yml"
+    text = config.read_text().replace("_button: false", "_button: true")
+    if "colab_url" not in text:
+        text += "\nlaunch_buttons: {colab_url: https://colab.research.google.com}\n"
+    config.write_text(text)
+    for path in chapters():
+        write(nbformat.read(path, as_version=4), path)
 
 
 def main() -> None:

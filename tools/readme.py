@@ -1,4 +1,4 @@
-"""Renew what the README and the book's pages take from records: the tables of results and of speed.
+"""Renew what the README and the book's pages take from records: results, speed, estimates.
 
 python -m tools.readme            write the tables between their markers
 python -m tools.readme --check    fail if they are not what the records say
@@ -8,9 +8,13 @@ python -m tools.readme --picture CHECKPOINT    draw the first picture with this 
 import argparse
 import sys
 
+from setr_lib.training.estimate import estimate
+from setr_lib.training.recipes import ROWS, get_recipe
 from setr_lib.training.record import ROOT, list_records, load_record
+from setr_lib.training.suites import EDITIONS, suite_rows
 
-FILES = (ROOT / "README.md", ROOT / "book" / "index.md", ROOT / "book" / "speed.md")
+PAGES = ("index", "speed", "full_runs")
+FILES = (ROOT / "README.md", *(ROOT / "book" / f"{page}.md" for page in PAGES))
 PICTURE = ROOT / "book" / "figures" / "prediction.jpg"
 
 
@@ -18,8 +22,11 @@ def results() -> str:
     """One row per record: runs with their machine, baselines without."""
     head = ["record", "data", "how it was trained", "time", "machine", "seed", "mIoU, val"]
     rows = [head, ["---"] * (len(head) - 1) + ["---:"]]
+    suites = {row.name for suite in EDITIONS for row in suite_rows(suite)}  # have their own table
     for name in list_records():
         record = load_record(name)
+        if name in suites:
+            continue
         if "recipe" in record:
             rows.append(run_row(name, record))
         elif "scores" in record:
@@ -55,13 +62,28 @@ def speed() -> str:
     return as_text(rows)
 
 
+def full_runs() -> str:
+    """One row per recipe of the paper: what its training would cost on one GPU and on eight."""
+    head = ["recipe", "steps", "batch", "hours, 1 GPU", "GiB", "hours, 8 GPUs", "GiB on each"]
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for dataset, decoders in ROWS.items():
+        for decoder, encoders in decoders.items():
+            for encoder in encoders:
+                recipe = get_recipe(f"{dataset}_{decoder}_{encoder}")
+                facts = [f"`{recipe.name}`", f"{recipe.total_steps}", f"{recipe.batch}"]
+                both = (estimate(recipe, gpus) for gpus in (1, 8))
+                cells = [cell for e in both for cell in (f"{e.hours:.1f}", f"{e.gib:.0f}")]
+                rows.append([*facts, *cells])
+    return as_text(rows)
+
+
 def as_text(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def renewed(text: str) -> str:
     """`text` with the tables of today between their markers."""
-    for table in (results, speed):
+    for table in (results, speed, full_runs):
         start, end = f"<!-- {table.__name__}: written by tools/readme.py -->", "<!-- end of {} -->"
         if start in text:
             before, rest = text.split(start)

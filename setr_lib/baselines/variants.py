@@ -93,7 +93,7 @@ class ConvStem(nn.Module):
     def __init__(self, width: int, patch_size: int, in_chans: int) -> None:
         super().__init__()
         count = int(math.log2(patch_size))
-        sizes = [in_chans, *(max(32, width >> (count - 1 - n)) for n in range(count))]
+        sizes = [in_chans, *(min(width, max(32, width >> (count - 1 - n))) for n in range(count))]
         convs = [ConvBNReLU(*pair, 3, bias=False) for pair in itertools.pairwise(sizes)]
         for layer in convs:
             layer.conv.stride = (2, 2)

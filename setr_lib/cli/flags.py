@@ -10,6 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+ALSO = {"dataset": ("--data",)}  # other words for a field
+
 
 def add_flags(
     parser: argparse.ArgumentParser, kind: type, title: str, whose: str = "", without: str = ""
@@ -31,9 +33,15 @@ def add_flags(
         text = f"{docs[field.name].rstrip('.')}. Default: {whose or default}"
         if whose and default:
             text += f" (where it says nothing, {default})"
-        flag = f"--{field.name.replace('_', '-')}"
+        flags = [f"--{field.name.replace('_', '-')}", *ALSO.get(field.name, ())]
         help_text = text.replace("%", "%%")
-        group.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_reading(field.type))
+        group.add_argument(
+            *flags,
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=help_text,
+            **_reading(field.type),
+        )
 
 
 def given(options: argparse.Namespace, kind: type) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The network that a command means: a checkpoint, a run's, or the one of the book."""
+"""The network that a command means: a checkpoint, an exported one, a run's, the one of the book."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..data.files import Pair, PairDataset
+from ..data.load import load_dataset
+from ..evaluation import evaluate
 from ..training.record import MODELS, ROOT, load_record
+from ..weights.export import OnnxModel
 from ..zoo import load_checkpoint
 
 SHIPPED = MODELS / "camvid_naive_tiny" / "model.safetensors"
@@ -15,8 +21,8 @@ SHIPPED = MODELS / "camvid_naive_tiny" / "model.safetensors"
 def load_network(
     path: Path | None, device: str, speak: bool = True
 ) -> tuple[Any, dict[str, Any], Path]:
-    """The model, what its file says of it, and the file: a checkpoint, the better one of a run
-    folder, or, introduced, the network of the book."""
+    """The model, what its file says of it, and the file: a checkpoint, an ONNX file of `export`,
+    the better checkpoint of a run folder, or, introduced, the network of the book."""
     file = path or SHIPPED
     if path is None and not file.is_file():
         raise FileNotFoundError(
@@ -25,6 +31,9 @@ def load_network(
         )
     inside = [file / f"{name}.safetensors" for name in ("best", "last")]
     file = next((found for found in inside if found.is_file()), file)
+    if file.suffix == ".onnx":
+        exported = OnnxModel(file)
+        return exported, exported.about, file
     model, about = load_checkpoint(file, device)
     if path is None and speak:
         record = load_record(file.parent.name)
@@ -42,3 +51,45 @@ def naming_file(file: Path) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         raise FloatingPointError(f"{file}: {error}") from error
+
+
+class Spread(PairDataset):
+    """At most so many pairs of a data set, evenly spread over it."""
+
+    def __init__(self, data: PairDataset, most: int) -> None:
+        self.data, self.name, self.split = data, data.name, data.split
+        self.classes, self.palette, self.readers = data.classes, data.palette, data.readers
+        self.numbers = np.unique(np.linspace(0, len(data) - 1, most).astype(int)).tolist()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.data[self.numbers[index]]
+
+
+def what_is_lost(
+    model: Any, file: Path, name: str | None, root: Path | None, most: int = 200
+) -> str:
+    """A sentence: the mIoU of a network and of its exported file, on the labels that are here.
+
+    Args:
+        name: the data set; None: it is not known.
+        most: how many images of `val` are read.
+    """
+    try:
+        if name is None:
+            raise ValueError(
+                "the checkpoint does not say which data it is for; name it with --data"
+            )
+        data = Spread(load_dataset(name, "val", root), most)
+    except (ValueError, OSError) as error:
+        return f"what 8 bits lose was not measured: {error}"
+    pair = [
+        evaluate(network, data, protocol=model.protocol).miou * 100
+        for network in (model, OnnxModel(file))
+    ]
+    return (
+        f"on {len(data)} images of {data.name} val: {pair[0]:.2f} mIoU in 32 bits, {pair[1]:.2f} "
+        "in this file"
+    )

@@ -50,7 +50,7 @@ def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
         commands: functions called `_NAME`, whose docstrings say what they do; the options that are
             parsed have the one that was named as `run`.
     """
-    runs = {run.__name__.removeprefix("_"): run for run in commands}
+    runs = {run.__name__.removeprefix("_").replace("_", "-"): run for run in commands}
     parser = argparse.ArgumentParser(prog="setr", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"setr_lib {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -85,6 +85,13 @@ def _of_networks(verb: Verb) -> None:
         "published ones of this depth")  # fmt: skip
     add("--image-size", **sizes, help="that the position table was made for; default: its square")
 
+    add = verb("export", "root").add_argument
+    add("checkpoint", type=a_path, help="a checkpoint, or the folder of a run")
+    add("output", type=a_path, help="NAME.onnx, or NAME.pt2 for torch.export.load")
+    add("--int8", action="store_true", help="of ONNX: the matrices in 8 bits, a third of the size; "
+        "the mIoU of both is measured on val")  # fmt: skip
+    add("--data", help="with --int8, what to measure on; default: what it was trained on")
+
 
 def _of_data(verb: Verb) -> None:
     add = verb("download", "root").add_argument
@@ -96,6 +103,13 @@ def _of_data(verb: Verb) -> None:
     add("--json", type=a_path, help="write the findings to this file too")
     add("--workers", type=between(0, 256), default=4, help="threads that read files; default: 4")
 
+    add = verb("convert-labels").add_argument
+    add("source", type=a_path, help="a folder with images/, labels/ and classes.txt")
+    add("target", type=a_path, help="a new folder for the copy; images are linked where possible")
+    add("--map", nargs="+", default=[], metavar="OLD=NEW", help="a value of the files, or a class, "
+        "becomes a class: 255=lesion, car=vehicle truck=vehicle, sky=ignore. default: the form of "
+        "the labels is found (0 and 255, grey steps, from 1 on, colours of the list)")  # fmt: skip
+
 
 def _of_runs(verb: Verb) -> None:
     add = verb("recipes").add_argument
@@ -103,8 +117,10 @@ def _of_runs(verb: Verb) -> None:
 
     parser = verb("train", "root", "quiet")
     add = parser.add_argument
-    add("recipe", help="a name that `recipes` lists")
-    add("--out", type=a_path, help="the run folder; default: runs/RECIPE")
+    add("recipe", nargs="?", default="own", help="a name that `recipes` lists; default: own, one "
+        "that fits the data of --data")  # fmt: skip
+    add("--out", type=a_path, help="the run folder; default: runs/RECIPE, or runs/ and the name of "
+        "the folder of --data")  # fmt: skip
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--steps", type=int, help="stop after so many steps in all; default: the schedule's")
     add_flags(parser, RunOptions, "how it is run, whatever the recipe")
@@ -114,11 +130,14 @@ def _of_runs(verb: Verb) -> None:
     add("suite", help=f"{', '.join(EDITIONS)}; their table is setr_lib/training/suites.py")
     add("--list", action="store_true", help="run nothing: what is done, what is missing, and what "
         "it would cost here")  # fmt: skip
+    add("--results", action="store_true", help="run nothing: scores with their intervals, costs")
     add("--seconds", type=between(1, 1e9, float), help="stop before that; what is not at its end "
         "is gone on with next time")  # fmt: skip
     add("--out", type=a_path, default=RECORDS, help="the folder of the records; default: "
         "data/records")  # fmt: skip
     add("--only", default="*", metavar="PATTERN", help="rows of such names, for example '*_pup_s0'")
+    add("--pack", type=a_path, metavar="FOLDER", help="afterwards, put all records in one file "
+        "there, and the best networks in 16 bits beside it")  # fmt: skip
     add("--jobs", type=between(1, 64), default=1, help="runs side by side; default: 1")
     add(
         "--repeat", metavar="NAME", help="run the record NAME of --out again and compare its scores"

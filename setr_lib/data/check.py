@@ -20,7 +20,9 @@ from tqdm.auto import tqdm
 from ..files import few
 from ..geometry import IGNORE
 from ..images import TURNS, orientation, read_picture, to_rgb
-from .files import FileDataset, PairDataset, check_sizes, subfolders
+from .files import FileDataset, PairDataset, check_sizes
+from .labels import find_form, label_values, names_of_values
+from .layouts import Folder
 from .load import folder_path, open_dataset
 
 Result = TypeVar("Result")
@@ -123,6 +125,7 @@ def check_dataset(
     absent = [name for name, n in zip(dataset.classes, pixels) if not n]
     if absent and counts.any() and not doubts:
         doubts.append(f"no pixel of this split is {few(absent, 10)}")
+    doubts += _form(dataset) if isinstance(dataset, Folder) else []
     for remark, files in remarked.items():
         doubts.append(f"{len(files)} of {images} images {remark}: {few(files, 3)}")
     return CheckReport(
@@ -130,6 +133,15 @@ def check_dataset(
         images_with=tuple(counts[1, :classes].tolist()),
         ignored=ignored, suspicions=(*dataset.suspicions, *doubts),
     )  # fmt: skip
+
+
+def _form(dataset: Folder) -> list[str]:
+    """A sentence on the form of a user's labels, if they are no class numbers yet."""
+    listed, files = dataset.class_list, [label for _, label in dataset.pairs if label]
+    form = find_form(label_values(files, listed.colours), names_of_values(listed))
+    path = dataset.name.removeprefix("folder:")
+    cure = f": setr convert-labels {path} NEW writes class numbers" if form.table else ""
+    return [f"the labels are {form.words}{cure}"] if form.converts else []
 
 
 def _check_pairs(
@@ -209,7 +221,7 @@ def label_histogram(dataset: PairDataset, most: int = 200) -> tuple[list[int], i
 def splits_to_check(name: str) -> tuple[str, ...]:
     """The splits that a data set is expected to have; of a user's folder, those that it has."""
     if name.startswith("folder:"):
-        return subfolders(folder_path(name) / "images") or ("train",)
+        return Folder.names(folder_path(name)) or ("train",)
     return "train", "val"
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..files import few, unknown
+from ..files import few, unknown, whole_file
 from ..geometry import IGNORE
 from . import classes as names
 from .classlist import read_class_list
@@ -202,8 +202,8 @@ class Folder(FileDataset):
     of `LABEL_ENDINGS` more (`a_mask.png`), that is found. Labels hold class numbers from 0 on as
     grey values or palette indices, and 255 where there is none. Splits are subfolders:
     `images/train` with `labels/train`, and so on. Without subfolders every split is the whole
-    folder: then a score on `val` is a score on the training images. `test` may be without a labels
-    folder.
+    folder, unless `splits/NAME.txt` lists the stems of each (`make_splits` writes them): then a
+    score on `val` is a score on the training images. `test` may be without a labels folder.
 
     `classes.txt` names the classes, see `setr_lib.data.classlist`. If it gives them colours, labels
     saved in colours (RGB) are read by these.
@@ -212,7 +212,8 @@ class Folder(FileDataset):
     def __init__(self, split: str, path: Path) -> None:
         self.name = f"folder:{path}"
         inside = subfolders(path / "images")
-        self.splits, self.flat = inside or FileDataset.splits, not inside
+        self.splits, self.flat = self.names(path) or FileDataset.splits, not inside
+        self.lists = path / "splits" if self.names(path) and not inside else None
         self.loose = len(list_images(path / "images")) if inside else 0
         self.class_list = read_class_list(path / "classes.txt")
         self.classes, self.palette = self.class_list.classes, self.class_list.palette
@@ -225,9 +226,15 @@ class Folder(FileDataset):
             )
         super().__init__(split, path)
 
+    @staticmethod
+    def names(path: Path) -> tuple[str, ...] | None:
+        """The splits of a folder: its folders or lists; None if it is not divided."""
+        lists = sorted(file.stem for file in (path / "splits").glob("*.txt"))
+        return subfolders(path / "images") or tuple(lists) or None
+
     def find(self, root: Path) -> Files:
         below = "" if self.flat else f"/{self.split}"
-        if self.flat:
+        if self.flat and self.lists is None:
             self.suspicions.append(
                 f"{root / 'images'} has no folders for splits: train, val and test are the same "
                 "files, and a score on val is one on the training images (make images/train, "
@@ -243,7 +250,18 @@ class Folder(FileDataset):
             return self._not_empty(self._pair(images, None), images)
         labels = self._folder(root, f"labels{below}")
         ending = label_ending(images, labels)
-        return self._not_empty(self._pair(images, labels, "", (ending,)), images)
+        return self._listed(self._not_empty(self._pair(images, labels, "", (ending,)), images))
+
+    def _listed(self, pairs: Files) -> Files:
+        """Those pairs that the list of the split names, if there is one."""
+        if self.lists is None:
+            return pairs
+        file = self.lists / f"{self.split}.txt"
+        stems = read_text(file).split("\n")
+        wanted = {stem.strip() for stem in stems if stem.strip()}
+        missing = wanted - {image.stem for image, _ in pairs}
+        self.problems += [f"{file} lists {stem}, which has no pair" for stem in sorted(missing)]
+        return [pair for pair in pairs if pair[0].stem in wanted]
 
     def read_classes(self, file: Path) -> np.ndarray:
         return self.translate(read_label(file, self.class_list.colours), self.table, file)
@@ -251,6 +269,30 @@ class Folder(FileDataset):
     @property
     def cure(self) -> str:
         return "A data set has the folders images and labels, and the file classes.txt"
+
+
+def make_splits(path: Path, share: float = 0.2) -> tuple[int, int]:
+    """Divide a folder without splits: `splits/train.txt` and `splits/val.txt` list the stems.
+
+    The choice is random, but the same every time. Frames of one film look alike: who has some
+    should write the lists, or make the folders, with whole films in either.
+
+    Returns:
+        How many pairs are in each.
+
+    Raises:
+        ValueError: if there are less than two pairs.
+    """
+    pairs = Folder("train", path).pairs
+    if len(pairs) < 2:
+        raise ValueError(f"{path} holds {len(pairs)} pair of image and label; at least two, please")
+    order = np.random.default_rng(0).permutation(len(pairs)).tolist()
+    count = max(1, round(share * len(pairs)))
+    for name, some in {"val": order[:count], "train": order[count:]}.items():
+        with whole_file(path / "splits" / f"{name}.txt") as temporary:
+            stems = [f"{pairs[index][0].stem}\n" for index in sorted(some)]
+            temporary.write_text("".join(stems), encoding="utf-8")
+    return len(pairs) - count, count
 
 
 LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_L")

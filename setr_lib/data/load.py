@@ -7,7 +7,7 @@
 # H W image rows and columns
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ from .layouts import ADE20K, CamVid, Cityscapes, Folder, PascalContext, PascalCo
 OFFICIAL: dict[str, type[FileDataset]] = {
     kind.name: kind for kind in (CamVid, ADE20K, Cityscapes, PascalContext, PascalContext59)
 }
+Augment = Callable[[np.ndarray, np.ndarray], Pair]
 NAMES = ("shapes", *OFFICIAL, "folder:PATH")
 
 
@@ -173,3 +174,60 @@ class Shapes(PairDataset):
             raise IndexError(f"scene {index}: the scenes are numbered from 0 on")
         stream = list(self.lengths).index(self.split)
         return shapes.make_scene(np.random.default_rng([self.seed, stream, index]), self.size)
+
+
+class Augmented(PairDataset):
+    """A data set whose pairs go through somebody's function before they are cut.
+
+    Args:
+        data: the pairs.
+        augment: `(image (H,W,3) uint8, label (H,W) uint8)` -> two such arrays of one size. Chance
+            is its own: with it a run is repeated only if it draws from numbers that are seeded.
+    """
+
+    def __init__(self, data: PairDataset, augment: Augment) -> None:
+        self.data, self.augment = data, augment
+        self.name, self.split, self.readers = data.name, data.split, data.readers
+        self.classes, self.palette, self.labelled = data.classes, data.palette, data.labelled
+        self.suspicions = data.suspicions
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Pair:
+        pair = self.augment(*self.data[index])
+        image, label = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
+        good = isinstance(image, np.ndarray) and isinstance(label, np.ndarray)
+        if not (
+            good and image.dtype == label.dtype == np.uint8 and image.shape == (*label.shape, 3)
+        ):
+            raise TypeError(
+                "augment gave no pair of uint8 arrays (H,W,3) and (H,W); it takes and returns "
+                "an image and its label"
+            )
+        return image, label
+
+    def label(self, index: int) -> np.ndarray:
+        return self.data.label(index)  # as it is: counted, not learnt from
+
+    def file(self, index: int) -> str:
+        return self.data.file(index)
+
+
+def load_splits(
+    data: Any, evaluated: str, root: str | os.PathLike[str] | None, augment: Augment | None = None
+) -> tuple[PairDataset, PairDataset]:
+    """What a run learns from, and what it is scored on.
+
+    Args:
+        data: a name, or the two data sets themselves, see `load_dataset`.
+        evaluated: the name of the second split.
+        root: the folder with the data sets.
+        augment: goes over the first, see `Augmented`.
+    """
+    if isinstance(data, str):
+        data = (data, data)
+    if not (isinstance(data, tuple) and len(data) == 2):
+        raise ValueError(f"data is a {type(data).__name__}; give a name, or (train, val)")
+    train, val = (load_dataset(d, s, root) for d, s in zip(data, ("train", evaluated)))
+    return Augmented(train, augment) if augment else train, val

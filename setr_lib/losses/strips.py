@@ -1,8 +1,12 @@
-"""The loss of `cross_entropy.py` in strips of the image: on a CPU, and where there is no Triton."""
+"""Bilinear resizing as matrix products, and the loss of `cross_entropy.py` made of them.
+
+On a CPU, and on a GPU where there is no Triton, the loss goes through the image in strips.
+"""
 
 # B batch, K classes, h w rows and columns of the logits, H W of the labels; in a tile:
 # r c rows and columns of the image, a b rows and columns of the logits behind them
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
@@ -150,6 +155,69 @@ def resize_matrix(sizes: Sequence[int], align_corners: bool = False, like: Any =
             with exact_products(like.device):
                 whole = hats.clamp(min=0) @ whole
     return whole
+
+
+# ------------------------------------------------------------------------------ maps on a GPU
+
+OWNER = __name__.partition(".")[0]  # a copy of this file beside ours has operators of its own
+
+
+@torch.library.custom_op(f"{OWNER}::resize", mutates_args=())
+def resize(maps: Tensor, size: list[int], align_corners: bool) -> Tensor:
+    """`F.interpolate`, bilinear, of `(B,C,h,w)`, with a gradient that is the same in every run.
+
+    torch's own backward pass on a GPU adds with atomics, in any order. This one multiplies with the
+    two matrices, in the type of the gradient; where that has 16 bits it is rounded twice.
+    """
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+@resize.register_fake
+def _resized(maps: Tensor, size: list[int], align_corners: bool) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+@torch.library.custom_op(f"{OWNER}::resize_backward", mutates_args=())
+def resize_backward(outer: Tensor, size: list[int], align_corners: bool) -> Tensor:
+    """The gradient `(B,C,h,w)`, channels innermost, from that of the resized maps `(B,C,H,W)`."""
+    (B, C, H, W), (h, w) = outer.shape, size
+    outer_BHWC = outer.permute(0, 2, 3, 1).contiguous()
+    with exact_products(outer.device):
+        facts = (align_corners, outer.dtype, outer.device)
+        rows_hH, cols_wW = _transposed(h, H, *facts), _transposed(w, W, *facts)
+        narrow = torch.bmm(cols_wW.expand(B * H, w, W), outer_BHWC.view(B * H, W, C))
+        small = torch.bmm(rows_hH.expand(B, h, H), narrow.view(B, H, w * C))
+    return small.view(B, h, w, C).permute(0, 3, 1, 2)
+
+
+@resize_backward.register_fake
+def _resized_back(outer: Tensor, size: list[int], align_corners: bool) -> Tensor:
+    return outer.new_empty(len(outer), *size, outer.shape[1]).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(64)
+def _transposed(
+    old: int, new: int, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`resize_matrix` the other way round; places need more than 16 bits, their shares do not."""
+    whole = torch.promote_types(dtype, torch.float32)
+    like = torch.empty(0, dtype=whole, device=device)
+    return resize_matrix((old, new), align_corners, like).T.to(dtype).contiguous()
+
+
+def _keep_sizes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, _, align_corners = inputs
+    ctx.facts, ctx.dtype = (list(maps.shape[2:]), align_corners), maps.dtype
+
+
+def _resize_gradient(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+    return resize_backward(outer, *ctx.facts).to(ctx.dtype), None, None
+
+
+resize.register_autograd(_resize_gradient, setup_context=_keep_sizes)
+
+
+# ------------------------------------------------------------------------------ precision
 
 
 @contextmanager

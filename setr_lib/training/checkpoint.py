@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..files import clear_leftovers, in_field_words, read_json, reason, whole_file
 from ..weights.load import load_pretrained, save_checkpoint
 from .devices import Processes
+from .optim import load_optimizer
 from .recipes import Recipe
 from .record import diverged, write_files
 
@@ -198,7 +199,7 @@ def restore(run: "Run") -> None:
             setattr(run, name, state[name])
         run.model.load_state_dict(state["model"])
         run.average.load(state.get("average", []))
-        run.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(run.optimizer, state["optimizer"])
         if state["scaler"]:
             run.scaler.load_state_dict(state["scaler"])
         if run.team.rank < len(state["rng"]):

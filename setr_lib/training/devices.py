@@ -4,6 +4,7 @@ Processes are torch's own. torchrun, `accelerate launch` and `accelerate.noteboo
 them and say in the environment who is who: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 """
 
+import atexit
 import ctypes
 import functools
 import itertools
@@ -21,12 +22,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from ..data.augment import TrainingStream
 from ..data.feed import CACHES, Cutter, feed
 from ..data.files import PairDataset
-from ..encoder import TokenEncoder
 from ..files import reason, say
 from ..model import SETRConfig
 from .recipes import Recipe
@@ -51,8 +50,12 @@ class RunOptions:
             GPU there if all is small. What a generator makes is never kept.
         activation_checkpointing: keep only the input of every transformer block and compute the
             block again in the backward pass: less memory, a third more arithmetic, one gradient.
-        compile: compile the network with `torch.compile`; the loss is not part of it.
-        channels_last: keep convolution weights and images with the channels innermost.
+        compile: compile the encoder's blocks with `torch.compile` (of the FCN, all but the loss).
+            None: on a GPU with Triton and a C compiler, for a run of at least 1,000 steps.
+        channels_last: keep convolution weights and images with the channels innermost, and make
+            1x1 convolutions matrix products. None: on a CUDA GPU.
+        cuda_graph: record the whole step once and replay it. None: on a CUDA GPU, for networks of
+            less than 50 million parameters, in one process, where nothing is in the way.
     """
 
     precision: str = "fp32"
@@ -60,8 +63,9 @@ class RunOptions:
     workers: int = 0
     cache: str = "auto"
     activation_checkpointing: bool = False
-    compile: bool = False
-    channels_last: bool = False
+    compile: bool | None = None
+    channels_last: bool | None = None
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device or default_device()))
@@ -212,11 +216,6 @@ def own_device(options: RunOptions, processes: int) -> torch.device:
             f"device is {options.device!r}, torch offers {offered!r} here; choose "
             "that, or None (of several GPUs, CUDA_VISIBLE_DEVICES chooses)"
         )
-    if processes > 1 and options.compile and options.activation_checkpointing:
-        raise ValueError(
-            "compile and activation_checkpointing do not go together in several processes: "
-            "torch may refuse to share the gradients of such a network; leave one of them out"
-        )
     if processes == 1 or device.type == "cpu":
         return device
     local = int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK") or 0)
@@ -227,37 +226,11 @@ def own_device(options: RunOptions, processes: int) -> torch.device:
 
 
 def join_processes(device: str) -> tuple[str, bool]:
-    """Meet the other processes that a launcher started, if it did.
-
-    Returns:
-        This process's device, and whether it is the first one, which speaks for all.
-    """
+    """Meet the other processes that a launcher started, if it did, until this one ends: our device,
+    and whether we are the first one, which speaks for all."""
     team = Processes(RunOptions(device=device))
+    atexit.register(team.leave)
     return str(team.device), team.is_main
-
-
-def prepare_network(model: Any, options: RunOptions, team: Processes) -> Any:
-    """Move a network to its device and apply the switches; several GPUs get SyncBN.
-
-    Raises:
-        ValueError: for activation checkpointing of a network without transformer blocks.
-    """
-    if team.size > 1 and team.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model.to(team.device)
-    if options.channels_last:
-        model.to(memory_format=torch.channels_last)
-    if options.activation_checkpointing:
-        if not isinstance(model.encoder, TokenEncoder):
-            raise ValueError(
-                f"{type(model).__name__} has no transformer blocks to compute again; train it "
-                "without activation_checkpointing"
-            )
-        for block in model.encoder.blocks:
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-    if options.compile:  # what the loss calls; whole images, of many sizes, go another way
-        model.small_logits = torch.compile(model.small_logits)
-    return model
 
 
 class HeadsLoss(nn.Module):
@@ -337,7 +310,7 @@ def crop_source(
 ) -> tuple[TrainingStream, Cutter]:
     """The crops of a run, and what brings a micro-batch of them to this process's device."""
     sharers = team.size * max(1, options.workers)
-    fused = options.compile and team.device.type == "cuda"
+    fused = bool(options.compile) and team.device.type == "cuda"
     return feed(data, recipe.transform, recipe.seed, team.device, options.cache, sharers, fused)
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -21,21 +22,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from ..files import read_json, say
+from ..files import read_json, say, whole_file
 from ..inference import predict
+from ..weights.load import save_checkpoint
+from ..zoo import load_checkpoint
 from .checkpoint import has_state
 from .devices import RunOptions
 from .loop import Run, train
-from .recipe import Recipe
+from .recipe import Recipe, replace
 from .record import RECORDS
+from .results import answers, results
 from .suites import Row, suite_rows
 
+__all__ = ["answers", "pack", "repeat", "results", "run_suite", "suite_table"]
 UNFINISHED = ".unfinished"
 LEFT_BEHIND = (
     "log.jsonl",
@@ -100,12 +105,12 @@ def chosen(suite: str, only: str = "*") -> list[Row]:
 def run_row(row: Row, out: Path, root: Any = None, progress: bool = True) -> bool:
     """Run one row to its end if it has no record; whether this process did."""
     folder = out / UNFINISHED / row.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder.with_suffix(".lock"), timeout=0):
-            if is_done(row, out):
+            if row.is_done(out):
                 return False
-            if (wrong := differences(row, folder)) and progress:
+            if (wrong := row.differences(folder)) and progress:
                 say(f"{row.name} was begun by another recipe ({wrong}) and begins anew")
             if wrong:
                 shutil.rmtree(folder)
@@ -127,24 +132,6 @@ def hand_over(folder: Path, place: Path) -> None:
         if (folder / name).exists():  # not where a move was interrupted before
             os.replace(folder / name, place / name)
     shutil.rmtree(folder)
-
-
-def is_done(row: Row, out: Path) -> bool:
-    """Whether a row has a record, of the end of the schedule, whose recipe is the row's."""
-    file = out / row.name / "record.json"
-    return (
-        file.is_file()
-        and read_json(file).get("finished") is True
-        and not differences(row, file.parent)
-    )
-
-
-def differences(row: Row, folder: Path) -> str:
-    """By what the run in a folder differs from the row's recipe; "" if in nothing, or no run."""
-    if not (folder / "record.json").is_file():
-        return ""
-    found = Recipe.from_dict(read_json(folder / "record.json")["recipe"])
-    return "; ".join(found.differences(row.recipe))
 
 
 @contextmanager
@@ -195,10 +182,10 @@ def process_seconds() -> float:
 
 def status(row: Row, out: Path) -> str:
     """One word or two on a row: its score, where it stopped, or why its record does not count."""
-    if is_done(row, out):
-        last = read_json(out / row.name / "record.json")["last"]
+    if row.is_done(out):
+        last = row.record(out)["last"]
         return f"{100 * last['miou']:.1f} mIoU"
-    if wrong := differences(row, out / row.name):
+    if wrong := row.differences(out / row.name):
         return f"missing: its record has another recipe ({wrong})"
     if step := steps_done(row, out):
         return f"unfinished: step {step} of {row.recipe.total_steps}"
@@ -208,26 +195,28 @@ def status(row: Row, out: Path) -> str:
 def steps_done(row: Row, out: Path) -> int:
     """Of an unfinished run of this row."""
     file = out / UNFINISHED / row.name / "record.json"
-    return read_json(file)["step"] if file.is_file() and not differences(row, file.parent) else 0
+    return read_json(file)["step"] if file.is_file() and not row.differences(file.parent) else 0
 
 
 def suite_table(
     suite: str, out: str | os.PathLike[str] = RECORDS, root: Any = None, only: str = "*"
 ) -> str:
     """Every row with its status, under its question; what is missing with its minutes here."""
-    lines, total, question, known = [], 0.0, "", dict[Any, float]()
+    lines, total, question, known = [], 0.0, "", dict[Recipe, Pace]()
     rows = chosen(suite, only)
-    missing = [row for row in rows if not is_done(row, Path(out))]
+    missing = [row for row in rows if not row.is_done(Path(out))]
     for row in rows:
         if row.question != question:
             question = row.question
             lines.append(question)
         text = f"  {row.name:44} {row.recipe.total_steps:6} steps  {status(row, Path(out))}"
         if row in missing:
-            key = dataclasses.replace(row.recipe, seed=0)
+            key = same_pace(row.recipe)
             if key not in known:
-                known[key] = cost(row, root)
-            left = known[key] * (1 - steps_done(row, Path(out)) / row.recipe.total_steps)
+                known[key] = pace(key, row.execution, root)
+            left = seconds_of(row.recipe, known[key]) * (
+                1 - steps_done(row, Path(out)) / row.recipe.total_steps
+            )
             total += left
             text += f", {left / 60:.1f} min"
         lines.append(text)
@@ -236,38 +225,95 @@ def suite_table(
     return "\n".join([*lines, count + (here if missing else "")])
 
 
-def cost(row: Row, root: Any = None, steps: int = 3) -> float:
-    """Seconds of a whole run on this machine, from a few steps and a few scored images."""
-    recipe = row.recipe
+class Pace(NamedTuple):
+    """Seconds on this machine."""
+
+    step: float
+    image: float  # scored
+    images: int  # that an evaluation scores
+    start: float  # a step of what the encoder learns before
+
+
+def same_pace(recipe: Recipe) -> Recipe:
+    """The recipe without what changes no step's duration: rows that share it are measured once."""
+    return replace(
+        recipe, seed=0, class_weights=False, ema=0.0, lr=1e-3, head_lr_mult=1.0,
+        head_scope="authors", total_steps=1000, warmup=0, evaluate_every=1000,
+    )  # fmt: skip
+
+
+def seconds_of(recipe: Recipe, found: Pace) -> float:
+    """Of a whole run."""
+    scored = -(-recipe.total_steps // recipe.evaluate_every) * found.images
+    steps = recipe.total_steps * found.step + recipe.start_steps * found.start
+    return steps + scored * found.image
+
+
+def pace(recipe: Recipe, execution: RunOptions, root: Any = None, steps: int = 3) -> Pace:
+    """Measure a few steps, after one that warms up, and a few scored images."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder), root, row.execution, progress=False)
+        run = Run(recipe, Path(folder), root, execution, show=False)
         batches = run.batches(steps + 1)
-        clock = 0.0
-        for step in range(steps + 1):
-            if step == 1:  # the first one also warms up
-                clock = time.monotonic()
+        clock = [0.0]
+        for _ in range(steps + 1):
             run.train_step([next(batches) for _ in range(run.accumulate)])
             run.read_losses()
-        seconds = (time.monotonic() - clock) / steps * recipe.total_steps
+            clock.append(time.monotonic())
         few = min(4, len(run.validation))
-        clock = time.monotonic()
         for number in range(few):
             predict(run.model, run.validation[number][0], protocol=recipe.protocol)
-        each = (time.monotonic() - clock) / few
-        scored = -(-recipe.total_steps // recipe.evaluate_every) * len(run.validation)
-        return seconds + each * scored + start_cost(run, steps)
+        clock.append(time.monotonic())
+        if recipe.start != "random":
+            from .starts import begin
+
+            begin(run, 1)
+        start = time.monotonic() - clock[-1]
+        return Pace(
+            (clock[-2] - clock[1]) / steps,
+            (clock[-1] - clock[-2]) / few,
+            len(run.validation),
+            start,
+        )
 
 
-def start_cost(run: Run, steps: int) -> float:
-    """Seconds of what the encoder learns before."""
-    recipe = run.recipe
-    if recipe.start == "random":
-        return 0.0
-    from .starts import begin
+# ---- what travels
 
-    clock = time.monotonic()
-    begin(run, steps)
-    return (time.monotonic() - clock) / steps * recipe.start_steps
+
+def pack(
+    suite: str, out: str | os.PathLike[str], folder: str | os.PathLike[str], networks: int = 7
+) -> list[Path]:
+    """What a machine that is given back must leave: all records in one file, the best networks.
+
+    Args:
+        folder: gets `SUITE.tar.gz` with `NAME/record.json` and `NAME/log.jsonl` of every row that
+            is done, and the last weights of the best seed of the lines with the highest scores,
+            in 16 bits: 11 to 14 MB each.
+        networks: how many of those.
+
+    Returns:
+        The files.
+    """
+    out, folder = Path(out), Path(folder)
+    done = [row for row in suite_rows(suite) if row.is_done(out)]
+    with (
+        whole_file(folder / f"{suite}.tar.gz") as temporary,
+        tarfile.open(temporary, "w:gz") as archive,
+    ):
+        for row in done:
+            for name in ("record.json", "log.jsonl"):
+                archive.add(out / row.name / name, f"{row.name}/{name}")
+    scores = {row: row.record(out)["last"]["miou"] for row in done}
+    best: dict[str, Row] = {}  # of each line, the highest first
+    for row in sorted(scores, key=lambda row: scores[row], reverse=True):
+        if (out / row.name / "last.safetensors").is_file():
+            best.setdefault(row.line, row)
+    files = [folder / f"{suite}.tar.gz"]
+    for row in [*best.values()][:networks]:
+        model, about = load_checkpoint(out / row.name / "last.safetensors")
+        files.append(folder / f"{row.name}.safetensors")
+        known = {name: about[name] for name in ("classes", "palette", "recipe", "protocol", "step")}
+        save_checkpoint(model, files[-1], half=True, **known)
+    return files
 
 
 # ---- the same again
@@ -297,10 +343,10 @@ def repeat(
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.from_dict(old["recipe"])
         new = train(recipe, folder, data_root=root, progress=progress, **how)
-    return list(compare(old, new))
+    return list(unlike(old, new))
 
 
-def compare(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
+def unlike(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
     """Where two records of one recipe do not have the same scores to the last digit."""
     for was, now in zip(old["evaluations"], new["evaluations"], strict=True):
         for fact in ("step", "miou", "iou", "accuracy"):

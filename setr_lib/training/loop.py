@@ -4,11 +4,8 @@ A run folder holds `record.json`, `log.jsonl`, `best.safetensors`, `last.safeten
 `state/` what `resume` needs. What a step sees is decided by the recipe's seed and the step's number
 alone, so a resumed run is the same run, and several processes see together what one would see.
 
-Beside this file: `recipes` (what is run), `optim` (which parameter moves how fast), `devices`
-(processes, switches), `checkpoint` (what is on disk), `record` (what is seen and left behind).
+Beside this file: `recipes`, `optim` (learning rates), `devices`, `speed`, `checkpoint`, `record`.
 """
-
-# B batch, H W crop rows and columns
 
 import dataclasses
 import math
@@ -25,14 +22,15 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.load import load_dataset
+from ..data.load import Augment, load_splits
 from ..evaluation import evaluate
 from ..weights.config import make_network
-from . import checkpoint, devices, record
+from . import checkpoint, devices, record, speed
 from .average import MovingAverage
 from .devices import Processes, RunOptions
-from .optim import count_class_weights, lr_at, make_optimizer, pixels_that_count
-from .recipes import Recipe, get_recipe, replace
+from .optim import count_class_weights, lr_at, make_optimizer, shares_of_step
+from .own import prepare
+from .recipes import Recipe
 
 LOG_EVERY = 10  # steps between lines of log.jsonl; on a GPU, between readings of the loss
 Batch = tuple[Any, Tensor]  # images (B,3,H,W), on the way to a GPU `Uncut`; labels (B,H,W)
@@ -46,6 +44,8 @@ def train(
     data_root: str | os.PathLike[str] | None = None,
     execution: RunOptions | None = None,
     progress: bool = True,
+    data: Any = None,
+    augment: Augment | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Train by a recipe, evaluate, and write the run folder.
@@ -54,7 +54,7 @@ def train(
     it shares every batch between them.
 
     Args:
-        recipe: a name of `list_recipes()`, or a `Recipe`.
+        recipe: a name of `list_recipes()`, a `Recipe`, or `"own"`: one that fits `data`.
         out_dir: the run folder; it must not hold a run yet, unless `resume` is set.
         resume: go on from `out_dir/state`.
         steps: stop after so many steps in all; the learning rate still follows the recipe's
@@ -62,6 +62,8 @@ def train(
         data_root: as in `load_dataset`.
         execution: device, precision and switches; None: float32 on a GPU if there is one.
         progress: whether to show a bar.
+        data: in place of the recipe's: a name, or two data sets (train, val), see `load_dataset`.
+        augment: `(image, label)` -> the same two changed, uint8, before a crop is cut.
         overrides: facts of the recipe or of the execution to replace, for example `seed=1`,
             `total_steps=400`, `device="cpu"` or `workers=2`.
 
@@ -81,8 +83,8 @@ def train(
     names = {field.name for field in dataclasses.fields(RunOptions)} & overrides.keys()
     switches = {name: overrides.pop(name) for name in names}
     options = dataclasses.replace(execution or RunOptions(), **switches)
-    recipe = replace(get_recipe(recipe) if isinstance(recipe, str) else recipe, **overrides)
-    run = Run(recipe, Path(out_dir), data_root, options, progress)
+    recipe, splits = prepare(recipe, data, data_root, augment, options, overrides)
+    run = Run(recipe, Path(out_dir), data_root, options, progress, splits)
     try:
         record = run.fit(resume, recipe.total_steps if steps is None else steps)
     except KeyboardInterrupt:
@@ -99,20 +101,21 @@ class Run:
     """One training run: its model, optimiser, data, and what has been seen so far."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, data_root: Any, options: RunOptions, progress: bool
-    ) -> None:
-        self.recipe, self.out, self.options = recipe, out, options
+        self, recipe: Recipe, out: Any, root: Any, options: RunOptions, show: bool, data: Any = None
+    ) -> None:  # fmt: skip
+        self.recipe, self.out = recipe, out
         self.team = team = Processes(options)
-        self.device, self.show = team.device, progress and team.is_main
         self.micro_batch, self.accumulate = devices.split_batch(recipe, team.size)
-        self.data = load_dataset(recipe.dataset, "train", data_root)
-        self.validation = load_dataset(recipe.dataset, recipe.evaluate_split, data_root)
+        r, self.device, self.show = recipe, team.device, show and team.is_main
+        self.data, self.validation = data or load_splits(r.dataset, r.evaluate_split, root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), recipe.evaluate_split: len(self.validation)}
         self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
-        self.model = devices.prepare_network(make_network(recipe.config), options, team)
+        network = make_network(recipe.config)
+        self.options = speed.settle(options, network, recipe, team)
+        self.model = speed.prepare_network(network, self.options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
         loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight)
@@ -123,6 +126,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         if team.rank:  # the weights are equal everywhere; from here on chance is each one's own
             torch.manual_seed(recipe.seed + 1_000_003 * team.rank)
+        self.learn: Any = self.micro_step
+        if self.options.cuda_graph:
+            self.learn = speed.StepGraph(self.micro_step, self.optimizer, bool(options.cuda_graph))
         self.step = 0
         self.pending: list[Tensor] = []  # losses of steps that nobody has read yet
         self.loss = math.nan  # of the last step that was read
@@ -192,21 +198,27 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.step, self.recipe, group["base"])
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for number, (crops, share) in enumerate(zip(batch, self.shares(batch)), 1):
-            images, labels = self.to_device(*crops)
-            last = number == len(batch)  # the processes average their gradients once per step
-            with nullcontext() if last or self.team.size == 1 else self.learner.no_sync():
-                with self.autocast:
-                    loss = self.learner(images, labels)
-                loss = loss * share
-                self.scaler.scale(loss).backward()
-            losses.append(loss.detach())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        shares = shares_of_step(batch, self.recipe, self.team, self.class_weight)
+        losses = [
+            self.learn(*self.to_device(*crops), share, number == len(batch))
+            for number, (crops, share) in enumerate(zip(batch, shares), 1)
+        ]
         self.pending.append(torch.stack(losses).sum())
         self.step += 1
         self.average.update(self.step)
+
+    def micro_step(self, images: Tensor, labels: Tensor, share: float, last: bool) -> Tensor:
+        """Loss and gradients of a micro-batch; after the last one of a step the weights move."""
+        # The processes average their gradients once per step.
+        with nullcontext() if last or self.team.size == 1 else self.learner.no_sync():
+            with self.autocast:
+                loss = self.learner(images, labels)
+            loss = loss * share
+            self.scaler.scale(loss).backward()
+        if last:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss.detach()
 
     def to_device(self, images: Any, labels: Tensor) -> Batch:
         """A micro-batch where the network is, cut, the images in its order of memory."""
@@ -215,18 +227,6 @@ class Run:
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
         images = self.cut(images).to(memory_format=layout)
         return images, labels.to(self.device, non_blocking=early).long()
-
-    def shares(self, batch: list[Batch]) -> list[float]:
-        """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
-
-        That is its share of the pixels that count, times the number of processes, over which the
-        gradients are averaged.
-        """
-        if self.recipe.average == "all":
-            return [1 / len(batch)] * len(batch)
-        counted = [pixels_that_count(labels, self.class_weight) for _, labels in batch]
-        (total,) = self.team.total(sum(counted))
-        return [self.team.size * count / max(total, 1) for count in counted]
 
     def read_losses(self) -> list[float]:
         """The losses since the last reading, which waits for the device; it stops at a NaN."""

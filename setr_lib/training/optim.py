@@ -26,11 +26,27 @@ def lr_at(step: int, recipe: Recipe, base: float) -> float:
 
 
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over `parameter_groups`."""
+    """SGD or AdamW over `parameter_groups`; on a CUDA GPU each step is a few kernels."""
     groups = parameter_groups(model, recipe)
+    fused = next(model.parameters()).is_cuda or None
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=recipe.lr)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from a saved state, by this machine's kernels and in its order of memory.
+
+    Raises:
+        ValueError, KeyError: if it is the state of other parameters.
+    """
+    for group, own in zip(state["param_groups"], optimizer.param_groups):
+        group["fused"] = own["fused"]
+    optimizer.load_state_dict(state)
+    for p, seen in optimizer.state.items():  # the kernels want sums that lie as the weights do
+        for name, value in seen.items():
+            if value is not None and value.shape == p.shape and value.stride() != p.stride():
+                seen[name] = torch.empty_like(p).copy_(value)
 
 
 def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
@@ -86,6 +102,21 @@ def count_class_weights(data: PairDataset) -> Tensor:
                 yield data.label(index)
 
     return class_weights(labels(), len(data.classes))
+
+
+def shares_of_step(
+    batch: list[Any], recipe: Recipe, team: Any, weight: Tensor | None
+) -> list[float]:
+    """What the mean loss of each micro-batch weighs, so that the step's loss is one mean.
+
+    That is its share of the pixels that count, times the number of processes, over which the
+    gradients are averaged.
+    """
+    if recipe.average == "all" or len(batch) == team.size == 1:
+        return [1 / len(batch)] * len(batch)
+    counted = [pixels_that_count(labels, weight) for _, labels in batch]
+    (total,) = team.total(sum(counted))
+    return [team.size * count / max(total, 1) for count in counted]
 
 
 def pixels_that_count(labels: Tensor, class_weight: Tensor | None) -> float:

@@ -44,7 +44,8 @@ def begin(run: "Run", steps: int | None = None) -> dict[str, Any]:
         steps: None: the recipe's `start_steps`.
 
     Returns:
-        What the record says of it: kind, steps, pictures, seconds, first and last loss.
+        What the record says of it: kind, steps, pictures, seconds, and the mean loss of the first
+        and of the last tenth.
 
     Raises:
         ValueError: in several processes, which would learn different things.
@@ -70,7 +71,8 @@ def begin(run: "Run", steps: int | None = None) -> dict[str, Any]:
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-    ends = [round(loss.item(), 4) for loss in (losses[0], losses[-1])]
+    few = max(1, steps // 10)
+    ends = [round(torch.stack(part).mean().item(), 4) for part in (losses[:few], losses[-few:])]
     seconds = round(time.monotonic() - clock, 1)
     pictures = steps * recipe.batch
     return {"kind": recipe.start, "steps": steps, "pictures": pictures, "seconds": seconds,

@@ -15,12 +15,14 @@ val; test is never looked at here.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import unknown
 from ..model import SIZES, SETRConfig
 from .devices import RunOptions
 from .recipe import Recipe
+from .record import load_record
 
 
 class Edition(NamedTuple):
@@ -143,12 +145,14 @@ class Row:
     """One run: a line of the table with one seed.
 
     Args:
+        suite: that it belongs to.
         line: its name in the table.
         question: that it helps to answer.
         recipe: with the seed.
         execution: how it is run.
     """
 
+    suite: str
     line: str
     question: str
     recipe: Recipe
@@ -158,6 +162,23 @@ class Row:
     def name(self) -> str:
         """Of the record's folder."""
         return f"{self.recipe.name}_s{self.recipe.seed}"
+
+    def record(self, out: Path) -> dict[str, Any]:
+        """What lies in the folder of the records."""
+        return load_record(out / self.name)
+
+    def is_done(self, out: Path) -> bool:
+        """Whether there is a record of the end of the schedule whose recipe is this one."""
+        folder = out / self.name
+        if not (folder / "record.json").is_file() or self.differences(folder):
+            return False
+        return load_record(folder).get("finished") is True
+
+    def differences(self, folder: Path) -> str:
+        """By what the run in a folder differs from this recipe; "" if in nothing, or no run."""
+        if not (folder / "record.json").is_file():
+            return ""
+        return "; ".join(Recipe.from_dict(load_record(folder)["recipe"]).differences(self.recipe))
 
 
 def suite_rows(suite: str) -> list[Row]:
@@ -169,7 +190,7 @@ def suite_rows(suite: str) -> list[Row]:
     if suite not in EDITIONS:
         raise ValueError(unknown("suite", suite, EDITIONS))
     return [
-        Row(line.name, question, recipe_of(suite, line, seed), options(suite))
+        Row(suite, line.name, question, recipe_of(suite, line, seed), options(suite))
         for question, lines in TABLE.items()
         for line in lines
         if suite in line.suites

@@ -26,6 +26,7 @@ from ..geometry import Size, as_size, patch_grid
 from ..model import SETR, Segmenter, SETRConfig
 from .config import Config, check_facts, own_config, side_of, square_grid
 from .keys import Translation, translate
+from .patches import fit_patches
 from .tensors import Source, digest, naming, read_tensors
 
 
@@ -74,7 +75,8 @@ def load_weights(
 
     Also from ViT and DeiT in the names of Hugging Face and JAX (.npz). Position tables of another
     grid are resized bilinearly, distilled DeiT's extra slot is dropped, the patch embedding is
-    inflated to other numbers of channels. A file with an encoder only leaves the heads fresh.
+    inflated to other numbers of channels, and that of an encoder alone resampled to other patch
+    sizes. A file with an encoder only leaves the heads fresh.
     After an error the model is what it was.
 
     Args:
@@ -137,7 +139,8 @@ def _fit(
             if isinstance(model, SETR) and name.endswith("pos_embed"):
                 tensor = _positions(name, tensor, model, found, report, grid)
             elif name.endswith("patch_embed.proj.weight"):
-                tensor = _channels(name, tensor, state[name], report)
+                tensor, done = fit_patches(tensor, state[name], resample=not found.has_head)
+                report.resized.update({name: done} if done else {})
             if ".classifier." in name and not strict_head and tensor.shape != state[name].shape:
                 report.left_out[key] = "another number of classes"
                 continue
@@ -333,28 +336,6 @@ def fit_positions(table: Tensor, grid: Size, old: Size | None = None) -> tuple[T
 
 def _by(grid: Size) -> str:
     return f"{grid[0]}x{grid[1]}"
-
-
-def _channels(name: str, weight: Tensor, like: Tensor, report: LoadReport) -> Tensor:
-    """The patch embedding for the model's number of channels, where that is all that differs."""
-    old, new = weight.shape, like.shape
-    fits = len(old) == len(new) == 4 and (old[0], *old[2:]) == (new[0], *new[2:])
-    if not fits or old[1] in (0, new[1]):
-        return weight
-    report.resized[name] = f"{old[1]} channels to {new[1]}"
-    return inflate(weight, new[1])
-
-
-def inflate(weight: Tensor, channels: int) -> Tensor:
-    """A patch embedding `(D,3,P,P)` for images of another number of channels.
-
-    One channel: the sum over the old ones, so that a grey image gives what it gave in RGB. More:
-    the old ones repeated and scaled, so that sums keep their size (timm's rule).
-    """
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    repeats = -(-channels // weight.shape[1])
-    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (weight.shape[1] / channels)
 
 
 # ---- files of ours
