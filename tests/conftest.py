@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import matplotlib
 import numpy as np
@@ -50,6 +51,28 @@ def random_labels(rng: np.random.Generator, shape, classes: int, ignored: float 
     labels = rng.integers(0, classes, shape)
     labels[rng.random(shape) < ignored] = 255
     return labels
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One browser for all tests: a process may drive only one. CHROMIUM=path names another."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install -r requirements-browser.txt"
+    )
+    named = [os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        path = next((p for p in map(_found, [*named, own]) if p), None)
+        if path is None:
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()
+
+
+def _found(name: str | None) -> str | None:
+    return shutil.which(name) if name else None
 
 
 MAY_BE_MISSING = ("GPU", "CamVid is not in data/camvid")  # not to be had on every machine

@@ -11,7 +11,6 @@ import functools
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -42,27 +41,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 CLASSES = ["sky", "field", "path", "house", "tree", "ball", "fence", "pole"]
 # The theme's own, on every page of the book; a page opened from disk may not load its fonts.
 NOT_OURS = ("THEBE_JS_URL", "invalid theme mode", "Access to font", "net::ERR_FAILED")
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="no playwright: pip install -r requirements-browser.txt"
-    )
-    named = [os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        path = next((p for p in map(_found, [*named, own]) if p), None)
-        if path is None:
-            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path=path, args=options)
-        yield browser
-        browser.close()
-
-
-def _found(name: str | None) -> str | None:
-    return shutil.which(name) if name else None
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from test_explorer_browser import chromium  # noqa: F401 (a fixture)
 
 pytest.importorskip("jupyterlab", reason="no jupyterlab: pip install -r requirements.txt")
 ROOT = Path(__file__).parents[1]
@@ -67,7 +66,7 @@ def lab(tmp_path_factory):
         server.wait(20)
 
 
-def open_notebook(chromium, lab):  # noqa: F811
+def open_notebook(chromium, lab):
     page = chromium.new_page(viewport={"width": 1300, "height": 1000})
     page.set_default_timeout(60_000)
     page.goto(f"{lab[0]}/lab/tree/one.ipynb?token={TOKEN}&reset")
@@ -116,7 +115,7 @@ def click_patch(page, x, y):
 
 
 @pytest.mark.slow
-def test_a_notebook_is_run_saved_closed_reopened_and_its_kernel_restarted(chromium, lab):  # noqa: F811
+def test_a_notebook_is_run_saved_closed_reopened_and_its_kernel_restarted(chromium, lab):
     page = open_notebook(chromium, lab)
     page.click(".jp-Cell .cm-content")
     page.keyboard.press("Shift+Enter")
@@ -152,7 +151,7 @@ def test_a_notebook_is_run_saved_closed_reopened_and_its_kernel_restarted(chromi
 
 
 @pytest.mark.slow
-def test_a_page_that_nbconvert_makes_of_a_run_shows_the_explorer(chromium, lab, tmp_path):  # noqa: F811
+def test_a_page_that_nbconvert_makes_of_a_run_shows_the_explorer(chromium, lab, tmp_path):
     """Its widget has no kernel, and without a network not even a manager."""
     path = shutil.which("jupyter-nbconvert", path=Path(sys.executable).parent) or shutil.which(
         "jupyter-nbconvert"

@@ -20,7 +20,8 @@ def page_weights(model: SETR, about: Mapping[str, Any], bits: int = 8) -> bytes:
     Args:
         about: what the page is to know besides the configuration: classes, palette, scores.
         bits: 8: matrices and convolutions as whole numbers -127 to 127 times a step per output,
-            `NAME` and `NAME.step`; 16: everything in half precision.
+            `NAME` and `NAME.step`, positions and class token in half precision; 16: everything
+            in half precision.
 
     Raises:
         ValueError: for a network that the page does not know (`engine` is its code), another
@@ -46,7 +47,7 @@ def page_weights(model: SETR, about: Mapping[str, Any], bits: int = 8) -> bytes:
         elif in_steps(name, tensor):
             tensors[name], tensors[f"{name}.step"] = whole_numbers(tensor)
         else:
-            tensors[name] = tensor
+            tensors[name] = tensor.half() if tensor.ndim > 1 else tensor
     return save(tensors, {"setr_lib": json.dumps({"config": dataclasses.asdict(config), **about})})
 
 
@@ -70,5 +71,7 @@ def rounded(tensors: Mapping[str, Tensor]) -> Tensors:
         if in_steps(name, tensor):
             whole, step = whole_numbers(tensor.float())
             tensor = (whole * step.view(-1, *[1] * (tensor.ndim - 1))).to(tensor.dtype)
+        elif tensor.ndim > 1:
+            tensor = tensor.half().to(tensor.dtype)
         found[name] = tensor
     return found
