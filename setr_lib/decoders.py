@@ -184,5 +184,6 @@ def to_map(tokens: Tensor, grid: Size) -> Tensor:
 def upsample(maps: Tensor, factor: int, align_corners: bool = False) -> Tensor:
     """Bilinear resize of `(B,C,h,w)` by a whole factor, in their own type also under autocast."""
     size, kind = (factor * maps.shape[-2], factor * maps.shape[-1]), maps.device.type
-    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+    lifts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not: meta
+    with torch.autocast(kind, enabled=False) if lifts else nullcontext():
         return resize(maps, size, align_corners)
