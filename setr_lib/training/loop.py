@@ -133,8 +133,7 @@ class Run:
         self.pending: list[Tensor] = []  # losses of steps that nobody has read yet
         self.loss = math.nan  # of the last step that was read
         self.lock: FileLock | None = None  # of the run folder, while this process writes there
-        self.seconds = 0.0  # of training and evaluation, over all sessions of the run
-        self.clock = time.monotonic()
+        self.seconds, self.clock = 0.0, time.monotonic()  # seconds of all sessions of the run
         self.saved, self.saving_seconds = self.clock, 0.0
         self.surroundings = record.surroundings(self.device)  # of this code, whatever changes
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
