@@ -18,7 +18,7 @@ def test_a_start_teaches_the_encoder_alone_and_is_the_same_again(start, small_re
     recipe = replace(small_recipe, start=start, start_steps=60, lr=3e-3, batch=4)
     found = []
     for _ in range(2):
-        run = Run(recipe, tmp_path, None, RunOptions(device="cpu"), progress=False)
+        run = Run(recipe, tmp_path, None, RunOptions(device="cpu"), show=False)
         before = {name: t.clone() for name, t in run.model.state_dict().items()}
         chance = torch.get_rng_state()
         facts = begin(run)

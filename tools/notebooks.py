@@ -205,6 +205,8 @@ def problems(path: Path) -> list[str]:
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 found.append(f"prints to stderr: {output.text.strip()[:80]}")
+            if " at 0x" in output.get("data", {}).get("text/plain", ""):
+                found.append(f"shows an address, which no other run has: {lines[-1]}")
             if output.output_type == "error" and "raises-exception" not in tags:
                 found.append(f"ends in {output.ename}: {output.evalue[:80]}")
     if text_of(notebook, path.stem) != text:
