@@ -93,3 +93,13 @@ def pytest_runtest_makereport():
 
 
 pytest_make_collect_report = pytest_runtest_makereport  # a whole file can be skipped, too
+
+
+def noted_page(context, complaints: list[str], requests: list[str]):
+    """A new page of a browser; what goes wrong on it and what it asks for is noted."""
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    return page

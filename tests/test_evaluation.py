@@ -883,11 +883,14 @@ class Slow(Shapes):
         super().__init__("val", size=(16, 16), length=12)
         self.readers, self.ahead, self.most, self.lock = readers, 0, 0, threading.Lock()
         self.now, self.together = 0, 0
+        self.start = threading.Barrier(readers, timeout=60)  # however slow the machine is
 
     def __getitem__(self, index):
         with self.lock:
             self.ahead, self.now = self.ahead + 1, self.now + 1
             self.most, self.together = max(self.most, self.ahead), max(self.together, self.now)
+        if index < self.readers:
+            self.start.wait()
         time.sleep(0.03 if index % 4 == 0 else 0.001)
         with self.lock:
             self.now -= 1

@@ -21,7 +21,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import random_labels
+from conftest import noted_page, random_labels
 from PIL import Image
 from test_explorer import picture, sharp_model
 
@@ -74,11 +74,7 @@ def open_page(chromium):
             viewport={"width": width, "height": 800}, offline=True, accept_downloads=True, **facts
         )
         contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
+        page = noted_page(context, complaints, requests)
         page.goto(path.as_uri() + (address and f"#{address}"))
         if connect:
             connect(page)

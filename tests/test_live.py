@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
+from conftest import noted_page, small_config
 from PIL import Image
 
 import setr_lib
@@ -39,11 +39,7 @@ def visit(chromium):
         facts = {"viewport": {"width": 1100, "height": 900}, **facts}
         context = chromium.new_context(**facts)
         contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
+        page = noted_page(context, complaints, requests)
         page.goto(address)
         if ready:
             wait(page, f"{SITE}?.settled")

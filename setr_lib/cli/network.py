@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data.files import Pair, PairDataset
-from ..data.load import load_dataset
+from ..data.load import Derived, load_dataset
 from ..evaluation import evaluate
 from ..training.record import MODELS, ROOT, load_record
 from ..weights.export import OnnxModel
@@ -53,13 +51,12 @@ def naming_file(file: Path) -> Iterator[None]:
         raise FloatingPointError(f"{file}: {error}") from error
 
 
-class Spread(PairDataset):
+class Spread(Derived):
     """At most so many pairs of a data set, evenly spread over it."""
 
     def __init__(self, data: PairDataset, most: int) -> None:
-        self.data, self.name, self.split = data, data.name, data.split
-        self.classes, self.palette, self.readers = data.classes, data.palette, data.readers
-        self.numbers = np.unique(np.linspace(0, len(data) - 1, most).astype(int)).tolist()
+        super().__init__(data)
+        self.numbers = data.spread(most)
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -210,7 +210,7 @@ def label_histogram(dataset: PairDataset, most: int = 200) -> tuple[list[int], i
         The K counts, and the number of pixels that are 255: what `suspicions` asks for.
     """
     counts = np.zeros(256, np.int64)
-    for index in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)).tolist():
+    for index in dataset.spread(most):
         try:
             counts += np.bincount(dataset.label(index).ravel(), minlength=256)
         except (ValueError, OSError):

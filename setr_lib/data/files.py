@@ -73,6 +73,10 @@ class PairDataset:
         """What to call pair number `index` in a message; the path of its image if it has one."""
         return f"{self.name} number {index}"
 
+    def spread(self, most: int) -> list[int]:
+        """The numbers of at most so many pairs, evenly spread over the data set."""
+        return np.unique(np.linspace(0, len(self) - 1, most).astype(int)).tolist()
+
 
 class FileDataset(PairDataset):
     """Pairs of files.

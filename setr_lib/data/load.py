@@ -176,7 +176,16 @@ class Shapes(PairDataset):
         return shapes.make_scene(np.random.default_rng([self.seed, stream, index]), self.size)
 
 
-class Augmented(PairDataset):
+class Derived(PairDataset):
+    """Pairs of another data set, chosen or changed; what is known of them all stays true."""
+
+    def __init__(self, data: PairDataset) -> None:
+        self.data, self.name, self.split, self.readers = data, data.name, data.split, data.readers
+        self.classes, self.palette, self.labelled = data.classes, data.palette, data.labelled
+        self.suspicions = data.suspicions
+
+
+class Augmented(Derived):
     """A data set whose pairs go through somebody's function before they are cut.
 
     Args:
@@ -186,10 +195,8 @@ class Augmented(PairDataset):
     """
 
     def __init__(self, data: PairDataset, augment: Augment) -> None:
-        self.data, self.augment = data, augment
-        self.name, self.split, self.readers = data.name, data.split, data.readers
-        self.classes, self.palette, self.labelled = data.classes, data.palette, data.labelled
-        self.suspicions = data.suspicions
+        super().__init__(data)
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.data)

@@ -328,7 +328,7 @@ def repeat(
         name: of a folder in `out` with a `record.json`.
 
     Returns:
-        What differs, one sentence each: nothing on the same kind of machine.
+        Sentences on what differs; none on the same kind of machine.
 
     Raises:
         FileNotFoundError: if there is no such record.

@@ -106,10 +106,11 @@ class Run:
         self.recipe, self.out = recipe, out
         self.team = team = Processes(options)
         self.micro_batch, self.accumulate = devices.split_batch(recipe, team.size)
-        r, self.device, self.show = recipe, team.device, show and team.is_main
-        self.data, self.validation = data or load_splits(r.dataset, r.evaluate_split, root)
+        self.device, self.show = team.device, show and team.is_main
+        split = recipe.evaluate_split
+        self.data, self.validation = load_splits(data or recipe.dataset, split, root)
         record.check_data(recipe, self.data, self.validation)
-        self.images = {"train": len(self.data), recipe.evaluate_split: len(self.validation)}
+        self.images = {"train": len(self.data), split: len(self.validation)}
         self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
@@ -120,10 +121,9 @@ class Run:
         self.average = MovingAverage(self.model, recipe.ema)
         loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight)
         self.learner = team.share(loss, devices.has_unread_parameters(recipe.config))
-        precision, kind = options.precision, self.device.type
-        dtype = devices.PRECISIONS[precision]
-        self.autocast = torch.autocast(kind, dtype, enabled=precision != "fp32")
-        self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+        kind, dtype = self.device.type, devices.PRECISIONS[options.precision]
+        self.autocast = torch.autocast(kind, dtype, enabled=options.precision != "fp32")
+        self.scaler = torch.amp.GradScaler(kind, enabled=options.precision == "fp16")
         if team.rank:  # the weights are equal everywhere; from here on chance is each one's own
             torch.manual_seed(recipe.seed + 1_000_003 * team.rank)
         self.learn: Any = self.micro_step

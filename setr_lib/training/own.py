@@ -20,7 +20,7 @@ from ..zoo import model_config
 from .devices import RunOptions, default_device
 from .recipe import Recipe
 from .recipe import replace as replaced
-from .recipes import get_recipe
+from .recipes import FROM_SCRATCH, get_recipe
 
 FEW = 50  # images: below this they are scaled more
 
@@ -102,14 +102,14 @@ def own_recipe(data: PairDataset, device: str = "cpu", **facts: Any) -> Recipe:
     )
     steps = facts.get("total_steps", steps)
     network = model_config("setr_naive_tiny", len(data.classes), crop)
-    ours: dict[str, Any] = {
+    ours = {
+        **FROM_SCRATCH,
         "config": replace(network, patch_size=patch), "crop": crop, "scale": (max(crop), min(crop)),
-        "batch": 8, "total_steps": steps, "warmup": steps // 10,
-        "evaluate_every": max(1, steps // 4),
-        "optimizer": "adamw", "lr": 1e-3, "head_lr_mult": 1.0, "min_lr": 0.0, "weight_decay": 0.05,
-        "average": "valid", "class_weights": True, "photometric": True,
-        "ratio_range": (0.5, 2.0) if len(data) < FEW else (0.75, 1.5),
+        "total_steps": steps, "warmup": steps // 10, "evaluate_every": max(1, steps // 4),
+        "class_weights": True,
     }  # fmt: skip
+    if len(data) < FEW:
+        ours["ratio_range"] = (0.5, 2.0)
     if facts.get("pretrained"):
         ours |= {"lr": 1e-4, "head_lr_mult": 10.0}
     return Recipe("own", data.name, **{**ours, **facts})
@@ -130,7 +130,7 @@ def describe(recipe: Recipe, data: PairDataset, validation: PairDataset) -> str:
 def typical_size(data: PairDataset, most: int = 50) -> Size:
     """The median rows and columns of some images."""
     sizes = []
-    for index in np.unique(np.linspace(0, len(data) - 1, most).astype(int)).tolist():
+    for index in data.spread(most):
         file = Path(data.file(index))
         if file.is_file():
             with open_picture(file) as image:

@@ -44,8 +44,8 @@ def begin(run: "Run", steps: int | None = None) -> dict[str, Any]:
         steps: None: the recipe's `start_steps`.
 
     Returns:
-        What the record says of it: kind, steps, pictures, seconds, and the mean loss of the first
-        and of the last tenth.
+        A dictionary for the record, with kind, steps, pictures, seconds, and the mean loss of the
+        first and of the last tenth.
 
     Raises:
         ValueError: in several processes, which would learn different things.
@@ -113,14 +113,16 @@ class Masked(nn.Module):
         p = self.encoder.patch_size
         images = pad_to_patches(images, p)
         patches_BPN = F.unfold(images, p, stride=p)
-        hidden_B1N = torch.rand_like(patches_BPN[:, :1]) < self.share
+        N = patches_BPN.shape[2]
+        rank_B1N = torch.rand_like(patches_BPN[:, :1]).argsort(2).argsort(2)
+        hidden_B1N = rank_B1N < max(1, round(self.share * N))  # a guess in every picture
         visible = F.fold(
             patches_BPN * ~hidden_B1N, images.shape[-2:], p, stride=p
         )  # 0: mean colour
         guessed = self.guess(self.encoder(visible)).transpose(1, 2).float()
         wanted = F.layer_norm(patches_BPN.mT, patches_BPN.shape[1:2]).mT
         errors = (guessed - wanted).square().mean(1, keepdim=True) * hidden_B1N
-        return errors.sum() / hidden_B1N.sum().clamp(min=1)
+        return errors.sum() / hidden_B1N.sum()
 
 
 class Brackets(nn.Module):

@@ -22,6 +22,7 @@ from ..files import unknown
 from ..model import SIZES, SETRConfig
 from .devices import RunOptions
 from .recipe import Recipe
+from .recipes import FROM_SCRATCH
 from .record import load_record
 
 
@@ -38,24 +39,20 @@ class Edition(NamedTuple):
     execution: dict[str, Any]  # how it is run; no fact of the recipe
 
 
-TRAINING: dict[str, Any] = {  # from random weights on 367 images
-    "optimizer": "adamw", "head_lr_mult": 1.0, "min_lr": 0.0, "weight_decay": 0.05,
-    "average": "valid", "class_weights": True,
-}  # fmt: skip
+TRAINING: dict[str, Any] = {**FROM_SCRATCH, "class_weights": True}
 EDITIONS = {
     "camvid-cpu": Edition(
         "camvid", 11, size=(180, 240), patch_size=12, full=1200, short=300,
-        recipe={**TRAINING, "batch": 8, "lr": 1e-3, "ratio_range": (0.75, 1.5), "ema": 0.0},
-        execution={"device": "cpu", "precision": "bf16"},
+        recipe=TRAINING, execution={"device": "cpu", "precision": "bf16"},
     ),
     "camvid-gpu": Edition(
         "camvid", 11, size=(360, 480), patch_size=16, full=12_000, short=3_000,
-        recipe={**TRAINING, "batch": 16, "lr": 1e-3, "ratio_range": (0.5, 2.0), "ema": 0.0},
+        recipe={**TRAINING, "batch": 16, "ratio_range": (0.5, 2.0)},
         execution={"precision": "bf16"},
     ),
     "shapes": Edition(  # to see the runner at work: minutes, no files
         "shapes", 8, size=(64, 64), patch_size=16, full=60, short=20,
-        recipe={**TRAINING, "batch": 8, "lr": 1e-3, "class_weights": False, "photometric": False},
+        recipe={**FROM_SCRATCH, "ratio_range": (0.5, 2.0), "photometric": False},
         execution={},
     ),
 }  # fmt: skip
