@@ -34,6 +34,11 @@ def _in_output(node: nodes.Node) -> bool:
     return False
 
 
+def _is_caption(node: nodes.Node) -> bool:
+    """A whole sentence: a single word in italics is a term that is explained."""
+    return isinstance(node, nodes.emphasis) and node.astext().endswith((".", "?", "!"))
+
+
 def name_figures(app: Any, doctree: nodes.document, docname: str) -> None:
     """Give each figure of a page a number, and its pictures the caption as alternative text."""
     number, waiting = 0, []
@@ -42,7 +47,7 @@ def name_figures(app: Any, doctree: nodes.document, docname: str) -> None:
             if _in_output(node):
                 node["alt"] = "A figure; the text below describes it"
                 waiting.append(node)
-        elif waiting and node.children and isinstance(node[0], nodes.emphasis):
+        elif waiting and node.children and _is_caption(node[0]):
             number += 1
             for image in waiting:
                 image["alt"] = node[0].astext()
