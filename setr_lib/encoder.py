@@ -150,7 +150,7 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not split into {heads} heads of equal width")
-        self.heads = heads
+        self.heads, self.seen = heads, None  # a mask (N,N): whom each token sees; None: all
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -158,7 +158,7 @@ class Attention(nn.Module):
         B, N, D = tokens.shape
         qkv = self.qkv(tokens).view(B, N, 3, self.heads, D // self.heads)
         q_BHNK, k_BHNK, v_BHNK = qkv.permute(2, 0, 3, 1, 4)
-        mixed_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK)  # scale K ** -0.5
+        mixed_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK, self.seen)  # K ** -0.5
         return self.proj(mixed_BHNK.transpose(1, 2).reshape(B, N, D))
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..decoders import ConvBNReLU, Upsampling
-from ..encoder import Attention, Encoder
+from ..encoder import Encoder
 from ..geometry import Size, patch_grid, size_of
 
 
@@ -70,8 +70,6 @@ class VariantEncoder(Encoder):
         self.radius = radius
         if stem == "conv":
             self.patch_embed = ConvStem(width, patch_size, in_chans)  # type: ignore[assignment]
-        for block in self.blocks if radius else ():
-            block.attn.__class__ = NearAttention  # the same parameters, another forward pass
 
     def features(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """The patch tokens `(B,N,D)` after each of the 0-based blocks `layers`, in that order."""
@@ -101,19 +99,6 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(self.convs(images)).flatten(2).transpose(1, 2)
-
-
-class NearAttention(Attention):
-    """Attention with a mask: `seen` `(T,T)` is True where the row's token sees the column's."""
-
-    seen: Tensor
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        B, T, D = tokens.shape
-        qkv = self.qkv(tokens).view(B, T, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen)
-        return self.proj(mixed.transpose(1, 2).reshape(B, T, D))
 
 
 def near(grid: Size, radius: int, prefix: int, device: torch.device) -> Tensor:
