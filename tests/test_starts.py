@@ -33,6 +33,13 @@ def test_a_start_teaches_the_encoder_alone_and_is_the_same_again(start, small_re
     assert facts["loss"][1] < facts["loss"][0]
 
 
+@pytest.mark.parametrize("start", STARTS[1:])
+def test_a_start_runs_in_the_precision_of_the_suites(start, small_recipe, tmp_path):
+    recipe = replace(small_recipe, start=start, start_steps=2)
+    run = Run(recipe, tmp_path, None, RunOptions(device="cpu", precision="bf16"), show=False)
+    assert begin(run)["loss"][1] > 0
+
+
 def test_the_record_says_what_a_start_cost_and_a_resumed_run_keeps_it(small_recipe, tmp_path):
     recipe = replace(small_recipe, start="leaves", start_steps=2)
     train(recipe, tmp_path, steps=6, progress=False)

@@ -178,6 +178,6 @@ def crops(images: Tensor, n: int, crop: Size) -> Tensor:
     found = []
     for number in torch.randint(len(images), (n,)).tolist():
         top, left = (int(torch.randint(crop[side] // 4 + 1, ())) for side in (0, 1))
-        part = images[number, :, top : top + crop[0], left : left + crop[1]]
+        part = images[number, :, top : top + crop[0], left : left + crop[1]].float()
         found.append(part.flip(-1) if torch.rand(()) < 0.5 else part)
-    return torch.stack(found).float()
+    return torch.stack(found)  # autocast on the CPU stacks no float16
