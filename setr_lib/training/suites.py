@@ -83,6 +83,7 @@ TABLE: dict[str, list[Line]] = {
         Line("mla", MLA, length="full", suites=EVERYWHERE),
     ],
     "Does the score still follow the number of crops seen?": [
+        Line("long_mla", MLA, "long", seeds=(0,)),
         Line("long_pup", PUP, "long", seeds=(0,)),
     ],
     "How far does a plain transformer come with smaller patches or a stem of convolutions?": [
