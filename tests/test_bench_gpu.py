@@ -5,6 +5,7 @@ import json
 import pytest
 
 from setr_lib.data.load import Shapes
+from tools import readme
 from tools.bench_gpu import __main__ as bench_gpu
 from tools.bench_gpu import step
 
@@ -29,6 +30,20 @@ def test_every_part_leaves_rows_and_the_surroundings(tmp_path):
     for row in record["bench"]:
         if row["part"] == "correctness":
             assert row["same_bits"] and row["loss_error"] < 1e-6
+
+
+def test_a_record_of_it_appears_on_the_page_of_speed(tmp_path, monkeypatch):
+    record = run(tmp_path, "--only", "loss")
+    record["hardware"]["gpu"] = "NVIDIA Test"
+    record["commit"] = "0123456" + 33 * "0"
+    load = readme.load_record
+    monkeypatch.setattr(readme, "load_record", lambda n: record if n == "gpu_new" else load(n))
+    monkeypatch.setattr(readme, "list_records", lambda: ["bench_step", "gpu_new"])
+    found = readme.gpu()
+    assert "`gpu_new`: commit 0123456, NVIDIA Test, python 3." in found
+    row = record["bench"][0]
+    assert f"| loss | x16, ours | ms {row['ms']:.4g}, forward_ms " in found
+    assert "gpu_new" not in readme.speed() and "`bench_step`" in readme.speed()
 
 
 def test_a_run_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
