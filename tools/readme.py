@@ -82,9 +82,7 @@ def gpu() -> str:
         blocks = "compiled" if s["compiled"] else ""
         rate = f"{1000 * step['batch'] / s['milliseconds']:.0f}"
         loss_of = {"lean": "strips", "plain": "ordinary"}.get(s["loss"], s["loss"])
-        steps.append(
-            [s["decoder"], loss_of, blocks, str(s["milliseconds"]), rate, str(s["gib"])]
-        )
+        steps.append([s["decoder"], loss_of, blocks, str(s["milliseconds"]), rate, str(s["gib"])])
     parts = [card("gpu_h100_step"), as_text(steps), beside(step)]
     parts += [card("gpu_h100_loss"), as_text(heads), *gpu_benches()]
     return "\n\n".join(parts)

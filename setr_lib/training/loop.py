@@ -111,11 +111,11 @@ class Run:
         self.data, self.validation = load_splits(data or recipe.dataset, split, root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), split: len(self.validation)}
-        self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
         network = make_network(recipe.config)
         self.options = speed.settle(options, network, recipe, team)
+        self.stream, self.cut = devices.crop_source(self.data, recipe, self.options, team)
         self.model = speed.prepare_network(network, self.options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
