@@ -1,11 +1,15 @@
 """The benchmark of a GPU runs where there is none, small; what is measured is not judged here."""
 
+import importlib
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from setr_lib.data.load import Shapes
 from tools import readme
+from tools.bench import __main__ as bench
 from tools.bench_gpu import __main__ as bench_gpu
 from tools.bench_gpu import step
 
@@ -25,7 +29,7 @@ def test_every_part_leaves_rows_and_the_surroundings(tmp_path):
     assert record["errors"] == []
     missing = {text.split(":")[0] for text in record["left_out"]}
     assert {row["part"] for row in record["bench"]} | missing == set(bench_gpu.PARTS)
-    assert missing <= {"mmsegmentation"}
+    assert missing <= {"mmsegmentation", "metric"}
     assert {"commit", "hardware", "versions", "clocks", "day"} <= record.keys()
     for row in record["bench"]:
         if row["part"] == "correctness":
@@ -103,3 +107,24 @@ def test_an_error_ends_its_part_only(tmp_path, monkeypatch):
 )
 def test_kernels_are_counted_by_kind(kernel, kind):
     assert step.group(kernel) == kind
+
+
+def test_the_bench_of_a_cpu_shows_the_record_of_before(monkeypatch, capsys):
+    """Of the newest record that has the case, and how many times its ratio today's is."""
+    row = {"subject": "loss", "case": "here", "peer": "torch", "quartiles": [1, 1]}
+    records = {
+        "new": {"day": "2026-11-03", "bench": [{**row, "ratio": 0.4}]},
+        "old": {"day": "2026-11-02", "bench": [{**row, "ratio": 0.1}]},
+        "gpu": {"day": "2026-11-04", "bench": [{"part": "loss", "case": "here"}]},
+        "run": {"recipe": {}},
+    }
+    monkeypatch.setattr(bench, "list_records", lambda: list(records))
+    monkeypatch.setattr(bench, "load_record", records.get)
+    today = [{"case": name, "ratio": 0.5, "quartiles": [0.4, 0.6]} for name in ("here", "there")]
+    subject = SimpleNamespace(PEER="torch", rows=lambda rounds, only: today)
+    monkeypatch.setattr(importlib, "import_module", lambda *_: subject)
+    monkeypatch.setattr(sys, "argv", ["bench", "loss"])
+    bench.main()
+    _, known, unknown = capsys.readouterr().out.splitlines()
+    assert known.split("(0.400 to 0.600)")[1].split()[:2] == ["0.400", "1.25"]
+    assert unknown.split("(0.400 to 0.600)")[1].split()[0] == "torch"
