@@ -2,14 +2,18 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+import setr_lib
 from setr_lib.data.load import Shapes
+from setr_lib.training.record import ROOT
 from tools import readme
 from tools.bench import __main__ as bench
+from tools.bench import before
 from tools.bench_gpu import __main__ as bench_gpu
 from tools.bench_gpu import step
 
@@ -107,6 +111,23 @@ def test_an_error_ends_its_part_only(tmp_path, monkeypatch):
 )
 def test_kernels_are_counted_by_kind(kernel, kind):
     assert step.group(kernel) == kind
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an earlier commit is in the checkout")
+def test_todays_step_beside_that_of_a_commit(tmp_path):
+    library = before.library_of(this_commit(), tmp_path)
+    assert library.__file__.startswith(str(tmp_path)) and library.SETR is not setr_lib.SETR
+    row = before.beside(library, "naive", 32, rounds=2)
+    assert row["ratio"] > 0 and row["case"] == "naive tiny, 32 px, training step"
+    library.create_model = lambda *_: setr_lib.create_model("setr_naive_tiny", 150, 48)
+    with pytest.raises(ValueError, match="the losses differ"):
+        before.beside(library, "naive", 32, rounds=2)
+
+
+def this_commit():
+    """The commit of the checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def test_the_bench_of_a_cpu_shows_the_record_of_before(monkeypatch, capsys):

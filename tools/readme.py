@@ -50,7 +50,7 @@ def run_row(name: str, record: dict) -> list[str]:
 def speed() -> str:
     """One row per case of the records that `make bench` wrote."""
     head = ["what", "beside", "CPU time, ours / theirs", "quartiles", "memory", "record", "day"]
-    rows = [head, ["---"] * 2 + ["---:"] * 3 + ["---"] * 2]
+    rows, machines = [head, ["---"] * 2 + ["---:"] * 3 + ["---"] * 2], {}
     for name in list_records():
         record = load_record(name)
         for row in record.get("bench", []):
@@ -62,7 +62,9 @@ def speed() -> str:
             peer = f"{row['peer']} {record['peers'][row['peer']]}"
             numbers = [f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}", share]
             rows.append([row["case"], peer, *numbers, f"`{name}`", record["day"]])
-    return as_text(rows)
+            machines.setdefault(record["hardware"]["processor"], []).append(f"`{name}`")
+    measured = (f"{cpu}: {', '.join(dict.fromkeys(names))}" for cpu, names in machines.items())
+    return f"{as_text(rows)}\n\nMeasured on {'; on '.join(measured)}."
 
 
 def gpu() -> str:
