@@ -308,9 +308,10 @@ def end_with_the_owner(_: int) -> None:
 def crop_source(
     data: PairDataset, recipe: Recipe, options: RunOptions, team: Processes
 ) -> tuple[TrainingStream, Cutter]:
-    """The crops of a run, and what brings a micro-batch of them to this process's device."""
+    """The crops of a run with settled options, and what brings a micro-batch of them to the
+    device of this process."""
     sharers = team.size * max(1, options.workers)
-    fused = bool(options.compile) and team.device.type == "cuda"
+    fused = bool(options.compile)
     return feed(data, recipe.transform, recipe.seed, team.device, options.cache, sharers, fused)
 
 

@@ -111,11 +111,11 @@ class Run:
         self.data, self.validation = load_splits(data or recipe.dataset, split, root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), split: len(self.validation)}
-        self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
         network = make_network(recipe.config)
         self.options = speed.settle(options, network, recipe, team)
+        self.stream, self.cut = devices.crop_source(self.data, recipe, self.options, team)
         self.model = speed.prepare_network(network, self.options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
@@ -222,10 +222,9 @@ class Run:
     def to_device(self, images: Any, labels: Tensor) -> Batch:
         """A micro-batch where the network is, cut, the images in its order of memory."""
         # Apple's GPUs may read ordinary memory before it was copied; pinned memory is CUDA's.
-        early = self.device.type == "cuda"
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
         images = self.cut(images).to(memory_format=layout)
-        return images, labels.to(self.device, non_blocking=early).long()
+        return images, labels.to(self.device, non_blocking=self.device.type == "cuda").long()
 
     def read_losses(self) -> list[float]:
         """The losses since the last reading, which waits for the device; it stops at a NaN."""
@@ -250,10 +249,11 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
+        how = {"protocol": r.protocol, "precision": self.options.precision, "progress": self.show}
         with self.average.shown():
             self.team.share_buffers(self.model)
             asked.interrupt_at_once()
-            result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
+            result = evaluate(self.model, self.validation, **how)
             asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
