@@ -152,7 +152,7 @@ class Run:
         with record.watched(self, steps) as seen, devices.stop_requests() as asked:
             if self.evaluation_is_due(steps):  # the last session ended in the midst of one
                 self.evaluate(asked, seen)
-            while self.step < steps:
+            while self.step < steps and not record.out_of_patience(self):
                 seen.step_begins()
                 self.train_step([next(batches) for _ in range(self.accumulate)])
                 stop, save = self.team.total(asked.count > 0, checkpoint.is_due(self))

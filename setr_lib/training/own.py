@@ -105,7 +105,8 @@ def own_recipe(data: PairDataset, device: str = "cpu", **facts: Any) -> Recipe:
     ours = {
         **FROM_SCRATCH,
         "config": replace(network, patch_size=patch), "crop": crop, "scale": (max(crop), min(crop)),
-        "total_steps": steps, "warmup": steps // 10, "evaluate_every": max(1, steps // 4),
+        "total_steps": steps, "warmup": steps // 10,
+        "evaluate_every": max(1, steps // (20 if facts.get("patience") else 4)),
         "class_weights": True,
     }  # fmt: skip
     if len(data) < FEW:

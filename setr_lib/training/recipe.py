@@ -59,6 +59,8 @@ class Recipe:
         rule: how evaluation brings an image to `scale`, see `TestProtocol`.
         evaluate_every: steps between evaluations.
         evaluate_split: the split that is scored.
+        patience: end the run after so many evaluations in a row without a better mIoU (early
+            stopping); 0: never.
         seed: of the weights and the data order.
         source: where the numbers come from.
     """
@@ -93,6 +95,7 @@ class Recipe:
     rule: str = "fit"
     evaluate_every: int = 500
     evaluate_split: str = "val"
+    patience: int = 0
     seed: int = 0
     source: str = "ours"
 
@@ -145,6 +148,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return dataclasses.asdict(self)
+
+    def plain_facts(self) -> dict[str, bool | int | float | str | None]:
+        """Every fact by its name, those of the network as `config.width`; lists as words."""
+        plain = (bool, int, float, str, type(None))
+        return {k: v if isinstance(v, plain) else str(v) for k, v in _flat(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
@@ -211,6 +219,7 @@ STARTS = ("random", "leaves", "street", "masked-0.125", "masked-0.5", "dyck")
 BOUNDS: dict[str, tuple[type, float, float]] = {
     "batch": (int, 1, 1e9), "micro_batch": (int, 1, 1e9), "total_steps": (int, 1, 1e12),
     "evaluate_every": (int, 1, 1e12), "warmup": (int, 0, 1e12), "seed": (int, 0, 2**63 - 1),
+    "patience": (int, 0, 1e12),
     "lr": (float, 1e-12, 1e6), "head_lr_mult": (float, 1e-12, 1e6), "min_lr": (float, 0, 1e6),
     "power": (float, 0, 1e3), "ema": (float, 0, 0.99999),
     "start_steps": (int, 0, 1e12), "weight_decay": (float, 0, 1e6),
