@@ -36,6 +36,8 @@ class Recipe:
             micro-batch, so this is a fact of the recipe.
         pretrained: the timm model whose weights the encoder starts from, or a checkpoint's path;
             None: random.
+        freeze: `"encoder"`: only neck and heads learn, the encoder stays what it starts from; with
+            a linear head that is linear probing. `"none"`: all learn.
         optimizer: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
         lr: of the encoder; the heads' is `head_lr_mult` times this.
         head_lr_mult: 10 in the authors' code.
@@ -74,6 +76,7 @@ class Recipe:
     total_steps: int
     micro_batch: int | None = None
     pretrained: str | None = None
+    freeze: str = "none"
     optimizer: str = "sgd"
     lr: float = 0.01
     head_lr_mult: float = 10.0
@@ -105,6 +108,7 @@ class Recipe:
             "average": ("all", "valid"),
             "head_scope": ("authors", "decoder"),
             "start": STARTS,
+            "freeze": ("none", "encoder"),
         }.items():
             if getattr(self, name) not in words:
                 choice = " or ".join(map(repr, words))
@@ -119,6 +123,12 @@ class Recipe:
             )
         if self.start != "random" and (self.pretrained or not isinstance(self.config, SETRConfig)):
             raise ValueError(f"start is {self.start!r}: that needs our own encoder, not pretrained")
+
+        if self.start != "random" and self.freeze != "none":
+            raise ValueError(
+                f"freeze is {self.freeze!r} with the start {self.start!r}, in which the encoder "
+                "learns: choose one of the two"
+            )
 
     def _check_numbers(self) -> None:
         for name, (kind, least, most) in BOUNDS.items():

@@ -113,6 +113,7 @@ def run_record(run: "Run") -> dict[str, Any]:
         "seed": recipe.seed,
         "classes": list(run.data.classes),
         "parameters": sum(p.numel() for p in run.model.parameters()),
+        "trained_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         "step": run.step,
         "finished": run.step == recipe.total_steps or out_of_patience(run),
         "stopped_early": out_of_patience(run),
@@ -324,6 +325,12 @@ def check_data(recipe: Recipe, *splits: PairDataset) -> None:
                 f"{data.name} {data.split} has no labels, so nothing can be learnt or scored "
                 "there; choose another split (evaluate_split=..., --evaluate-split)"
             )
+    if (channels := recipe.config.in_chans) != 3:
+        raise ValueError(
+            f"the recipe's network reads {channels} channels; pictures are read as red, green and "
+            "blue: set in_chans=3 in its config (a network of more channels takes tensors, "
+            "model.loss(images, labels), and no recipe)"
+        )
     classes = len(splits[0].classes)
     if recipe.config.num_classes != classes:
         raise ValueError(
