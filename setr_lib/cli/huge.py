@@ -33,7 +33,7 @@ def in_strips(size: Size, protocol: TestProtocol) -> bool:
 def label_strips(
     model: Any, pixels: np.ndarray, protocol: TestProtocol, precision: str = "fp32"
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """What `predict` gives for such a protocol, from top to bottom: rows, and `(r,W)` uint8 classes.
+    """What `predict` gives for such a protocol, downwards: rows, and their `(r,W)` uint8 classes.
 
     Beside the picture only some rows of windows are held, see `inference.slide_strips`.
     """

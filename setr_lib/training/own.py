@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.files import PairDataset
+from ..data.files import PairDataset, read_label
 from ..data.labels import find_form, label_values, names_of_values
 from ..data.layouts import Folder, make_splits
 from ..data.load import Augment, folder_path, load_splits
@@ -74,7 +74,10 @@ def prepare_folder(path: Path) -> None:
     data = Folder("train", path)
     files = [label for _, label in data.pairs[:200] if label]
     listed = data.class_list
-    form = find_form(label_values(files, listed.colours), names_of_values(listed))
+    values = label_values(files, listed.colours)
+    if files and not values:
+        read_label(files[0], listed.colours)  # none can be read: for the reason
+    form = find_form(values, names_of_values(listed))
     if form.converts:
         raise ValueError(
             f"the labels of {path} are {form.words}: write them as class numbers first, setr "
