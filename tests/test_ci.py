@@ -12,7 +12,6 @@ import yaml
 from packaging.requirements import Requirement
 
 from setr_lib import __version__
-from tools import colab
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -34,24 +33,6 @@ def test_the_library_asks_for_what_the_book_was_tested_with():
     assert {name: str(each.specifier) for name, each in ours.items()} == {
         name: str(book[name].specifier) for name in ours
     }
-
-
-def test_colab_has_what_the_chapters_import():
-    """The first block of requirements.txt accepts each version that Colab brings along."""
-    chapters = (ROOT / "requirements.txt").read_text().split("\n\n")[0].splitlines()
-    wanted, there = requirements(chapters), listed("requirements-colab.txt")
-    assert wanted.keys() == there.keys()
-    for name, each in wanted.items():
-        (pinned,) = there[name].specifier
-        assert each.specifier.contains(pinned.version), f"{each}, and Colab has {pinned.version}"
-
-
-def test_colabs_own_list_is_compared_with_the_ranges():
-    """A version outside a range is named, builds (`+cu128`) and letters of names do not matter."""
-    pins = colab.pins("Torch==2.11.0+cu128\n# a word\nnumpy==1.20.0\nsomething @ file:///x\n")
-    assert pins == {"torch": "2.11.0", "numpy": "1.20.0"}
-    assert colab.outside(pins) == ["numpy>=1.26, and Colab has 1.20.0"]
-    assert colab.outside(colab.pins((ROOT / "requirements-colab.txt").read_text())) == []
 
 
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.yml")), ids=lambda file: file.stem)
