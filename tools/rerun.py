@@ -25,8 +25,9 @@ from setr_lib.training.record import surroundings
 from tools import notebooks
 
 PACKAGES = (  # beside those of `surroundings`
-    "accelerate", "scipy", "matplotlib", "scikit-learn", "safetensors", "filelock", "tqdm",
-    "psutil", "ipython", "ipykernel", "ipywidgets", "anywidget", "traitlets", "nbclient", "nbformat",
+    "accelerate", "scipy", "matplotlib", "scikit-learn", "safetensors", "filelock",
+    "tqdm", "psutil", "ipython", "ipykernel", "ipywidgets", "anywidget", "traitlets", "nbclient",
+    "nbformat",
 )  # fmt: skip
 
 
