@@ -50,10 +50,11 @@ def run_line(line: str) -> None:
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
         return
-    assert words[0] == "setr", f"what is {line}?"
-    if skipped(line):
-        _parser().parse_args(words[1:])
+    if skipped(line):  # its words are looked at all the same
+        (command,) = re.findall(r"setr(?:_lib)? (.*)", line.split("#")[0])
+        _parser().parse_args(shlex.split(command))
         return
+    assert words[0] == "setr", f"what is {line}?"
     if words[1] == "train":
         words += SHORTER
     if words[1] == "export" and find_spec("onnx") is None:
