@@ -1,6 +1,7 @@
 """Every code block of the README and of the pages runs, on small made-up data, in its order."""
 
 import functools
+import os
 import re
 import shlex
 import subprocess
@@ -89,13 +90,14 @@ def a_reader(tmp_path, monkeypatch):
     theirs = setr_lib.create_model("setr_naive_tiny", num_classes=3, image_size=64)
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pth")
     monkeypatch.chdir(tmp_path)
+    given = set(os.listdir())
     monkeypatch.setenv("SETR_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(Shapes, "lengths", {"train": 12, "val": 3, "test": 3})
     shorter = functools.partial(setr_lib.train, progress=False, device="cpu")
     monkeypatch.setattr(
         setr_lib, "train", lambda *a, **facts: shorter(*a, **{**facts, "total_steps": 2})
     )
-    return tmp_path
+    return given
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -112,8 +114,12 @@ def test_every_code_block_runs(a_reader, page):
         for line in text.splitlines():
             run_line(line)
     if page.name == "README.md" and page.parent == ROOT:
-        made = "overlay.png scores.json ours.safetensors attention.html runs/mine runs/ours"
-        assert all((a_reader / name).exists() for name in made.split())
+        made = set(os.listdir()) - a_reader
+        assert made >= {"overlay.png", "scores.json", "ours.safetensors", "attention.html", "runs"}
+        named = [f"{name}{'/' * Path(name).is_dir()}" for name in made]
+        check = ["git", "check-ignore", "--no-index", *named]
+        ignored = subprocess.run(check, cwd=ROOT, capture_output=True, text=True).stdout.split()
+        assert {name.rstrip("/") for name in ignored} == made, "a checkout would not stay clean"
 
 
 def test_what_does_not_run_is_still_there():
