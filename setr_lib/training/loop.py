@@ -28,7 +28,7 @@ from ..weights.config import make_network
 from . import checkpoint, devices, record, speed
 from .average import MovingAverage
 from .devices import Processes, RunOptions
-from .optim import count_class_weights, lr_at, make_optimizer, shares_of_step
+from .optim import count_class_weights, freeze, lr_at, make_optimizer, shares_of_step
 from .own import prepare
 from .recipes import Recipe
 
@@ -113,7 +113,7 @@ class Run:
         self.images = {"train": len(self.data), split: len(self.validation)}
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
-        network = make_network(recipe.config)
+        network = freeze(make_network(recipe.config), recipe)
         self.options = speed.settle(options, network, recipe, team)
         self.stream, self.cut = devices.crop_source(self.data, recipe, self.options, team)
         self.model = speed.prepare_network(network, self.options, team)
@@ -147,12 +147,11 @@ class Run:
         checkpoint.open_run(self, resume, steps)
         record.begin_session(self, resume)
         batches = self.batches(steps)
-        self.learner.train()
         self.clock = time.monotonic()
         with record.watched(self, steps) as seen, devices.stop_requests() as asked:
             if self.evaluation_is_due(steps):  # the last session ended in the midst of one
                 self.evaluate(asked, seen)
-            while self.step < steps:
+            while self.step < steps and not record.out_of_patience(self):
                 seen.step_begins()
                 self.train_step([next(batches) for _ in range(self.accumulate)])
                 stop, save = self.team.total(asked.count > 0, checkpoint.is_due(self))
