@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.augment import TrainTransform
 from ..files import OLD_WORDS, as_switch, in_field_words, unknown
 from ..images import TestProtocol
+from ..losses.segmentation import KINDS
 from ..model import SIZES, SETRConfig
 from ..weights.config import config_from_dict
 
@@ -47,6 +48,8 @@ class Recipe:
         power: of the polynomial decay.
         warmup: steps of linear rise at the start; 0 in the paper.
         weight_decay: 0 in the paper. With AdamW not on biases, norms, position and class tokens.
+        loss: `"cross_entropy"`, or `"dice"` or `"focal"`, which enlarge the logits and take more
+            memory; Dice is that of each micro-batch.
         average: of the loss, see `segmentation_loss`.
         ema: decay of the moving average of the weights, which is scored and kept in their place,
             see `training.average`; 0: none.
@@ -85,6 +88,7 @@ class Recipe:
     power: float = 0.9
     warmup: int = 0
     weight_decay: float = 0.0
+    loss: str = "cross_entropy"
     average: str = "all"
     ema: float = 0.0
     start: str = "random"
@@ -105,6 +109,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, words in {
             "optimizer": ("sgd", "adamw"),
+            "loss": KINDS,
             "average": ("all", "valid"),
             "head_scope": ("authors", "decoder"),
             "start": STARTS,
