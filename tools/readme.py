@@ -1,4 +1,4 @@
-"""Renew what the README and the book's pages take from records: results, speed, estimates.
+"""Renew what README and pages take from records: results, speed, estimates, runs of the book.
 
 python -m tools.readme            write the tables between their markers
 python -m tools.readme --check    fail if they are not what the records say
@@ -145,13 +145,31 @@ def full_runs() -> str:
     return as_text(rows)
 
 
+def reruns() -> str:
+    """One row per record of `tools.rerun`: which chapters ran, with which versions."""
+    names = ("python", "torch", "numpy", "timm", "ipython", "ipywidgets", "anywidget")
+    head = ["record", "chapters", "errors", "minutes", *names, "day"]
+    rows = [head, ["---"] + ["---:"] * 3 + ["---"] * (len(names) + 1)]
+    for name in list_records():
+        record = load_record(name)
+        if "chapters" not in record:
+            continue
+        found = record["chapters"].values()
+        there = {**record["packages"], **record["versions"]}
+        minutes = f"{sum(each['seconds'] for each in found) / 60:.0f}"
+        errors = sum(each["error"] is not None for each in found)
+        facts = [f"`{name}`", f"{len(found)}", f"{errors}", minutes]
+        rows.append([*facts, *(there[package] for package in names), record["day"]])
+    return as_text(rows)
+
+
 def as_text(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def renewed(text: str) -> str:
     """`text` with the tables of today between their markers."""
-    for table in (results, speed, gpu, full_runs):
+    for table in (results, speed, gpu, full_runs, reruns):
         start, end = f"<!-- {table.__name__}: written by tools/readme.py -->", "<!-- end of {} -->"
         if start in text:
             before, rest = text.split(start)
