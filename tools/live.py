@@ -2,11 +2,7 @@
 
     python -m tools.live FOLDER
 
-<<<<<<< HEAD
-packs every network of `data/models` that has a record in 8 bits and writes what the site serves,
-=======
 packs every network of `data/models` that has a record, in 8 bits, and writes what the site serves
->>>>>>> main
 and `setr-live.html`, one file that works from disk with the network off. The book does so by itself
 at the end of its build: `setup` is a Sphinx extension (`_config.yml`).
 """

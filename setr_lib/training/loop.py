@@ -248,13 +248,6 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
-<<<<<<< HEAD
-        how: Any = {"protocol": r.protocol, "precision": self.options.precision}
-        with self.average.shown():
-            self.team.share_buffers(self.model)
-            asked.interrupt_at_once()
-            result = evaluate(self.model, self.validation, **how, progress=self.show)
-=======
         # On a CPU in 32 bits, whatever the steps have: scores of all records compare.
         bits = "fp32" if self.device.type == "cpu" else self.options.precision
         with self.average.shown():
@@ -263,7 +256,6 @@ class Run:
             result = evaluate(
                 self.model, self.validation, protocol=r.protocol, precision=bits, progress=self.show
             )
->>>>>>> main
             asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
