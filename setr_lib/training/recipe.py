@@ -37,8 +37,6 @@ class Recipe:
             micro-batch, so this is a fact of the recipe.
         pretrained: the timm model whose weights the encoder starts from, or a checkpoint's path;
             None: random.
-        freeze: `"encoder"`: only neck and heads learn, the encoder stays what it starts from; with
-            a linear head that is linear probing. `"none"`: all learn.
         optimizer: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
         lr: of the encoder; the heads' is `head_lr_mult` times this.
         head_lr_mult: 10 in the authors' code.
@@ -56,6 +54,8 @@ class Recipe:
         start: what the encoder learns before, on pictures that need no labels of ours, see
             `training.starts`; `"random"`: nothing.
         start_steps: of that, at its own batch and learning rate.
+        freeze: `"encoder"`: only neck and heads learn, the encoder stays what it starts from; with
+            a linear head that is linear probing. `"none"`: all learn.
         class_weights: whether a class weighs 1 / ln(1.02 + f), f its share of the labels' pixels.
         ratio_range: range of the random ratio.
         photometric: whether colours are distorted.
@@ -79,7 +79,6 @@ class Recipe:
     total_steps: int
     micro_batch: int | None = None
     pretrained: str | None = None
-    freeze: str = "none"
     optimizer: str = "sgd"
     lr: float = 0.01
     head_lr_mult: float = 10.0
@@ -93,6 +92,7 @@ class Recipe:
     ema: float = 0.0
     start: str = "random"
     start_steps: int = 0
+    freeze: str = "none"
     class_weights: bool = False
     ratio_range: tuple[float, float] = (0.5, 2.0)
     photometric: bool = True
