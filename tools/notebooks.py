@@ -4,7 +4,7 @@
     python -m tools.notebooks normalise [book/x.ipynb ...]  rewrite the files in their one form
     python -m tools.notebooks check                         fail if a file is not in that form
     python -m tools.notebooks address URL                   the repository's new address, everywhere
-    python -m tools.notebooks release 1.2.3                 a version, whose tag the chapters install
+    python -m tools.notebooks release 1.2.3                 a version, whose tag they install
 
 The one form: output and counts of one run from top to bottom; no metadata but tags and what folds
 a cell in JupyterLab as they fold it on the site; no widget state; the bootstrap cell and the map at
