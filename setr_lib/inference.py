@@ -102,11 +102,11 @@ def view_logits(
         logits = model(images)
     else:
         logits = _slide(model, images, protocol, batch or (1 if device.type == "cpu" else 4))
-    logits = _checked(logits)
+    logits = check_logits(logits)
     return logits[0].flip(-1) if mirrored else logits[0]
 
 
-def _checked(logits: Any) -> Tensor:
+def check_logits(logits: Any) -> Tensor:
     """Logits that a class can be read off, in float32.
 
     The largest of logits with a NaN among them would be the NaN's class, whatever the image.

@@ -16,7 +16,7 @@ import torch
 from ..files import whole_file
 from ..geometry import Size
 from ..images import TestProtocol, normalise
-from ..inference import _checked, casting, evaluating, like_parameters, slide_strips
+from ..inference import casting, check_logits, evaluating, like_parameters, slide_strips
 from ..plots import Palette, colour, overlay
 
 HUGE = 1 << 25  # pixels from which on pictures go this way: 11 classes would take 1.5 GB
@@ -45,7 +45,7 @@ def label_strips(
     size, batch = (pixels.shape[0], pixels.shape[1]), 1 if device.type == "cpu" else 4
     with evaluating(model), casting(model, precision):
         for rows, logits in slide_strips(model, cut, size, protocol, batch):
-            yield rows, _checked(logits)[0].argmax(0).byte().cpu().numpy()
+            yield rows, check_logits(logits)[0].argmax(0).byte().cpu().numpy()
 
 
 def save_strips(

@@ -248,26 +248,26 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
-        how = {"protocol": r.protocol, "precision": self.options.precision, "progress": self.show}
+        # On a CPU in 32 bits, whatever the steps have: scores of all records compare.
+        bits = "fp32" if self.device.type == "cpu" else self.options.precision
         with self.average.shown():
             self.team.share_buffers(self.model)
             asked.interrupt_at_once()
-            result = evaluate(self.model, self.validation, **how)
+            result = evaluate(
+                self.model, self.validation, protocol=r.protocol, precision=bits, progress=self.show
+            )
             asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
         self.evaluations.append(facts | ({"left_out": result.left_out} if result.left_out else {}))
         seen.curves(self.step, {"miou": result.miou})
         if math.isnan(result.miou):
-            self.team.say(
-                f"step {self.step}: {r.evaluate_split} has no labelled pixel, so no score"
-            )
+            self.team.say(f"step {self.step}: {r.evaluate_split} has no labelled pixel: no score")
         elif self.show:
             self.team.say(f"step {self.step}: {100 * result.miou:.1f} mIoU on {r.evaluate_split}")
         if self.team.is_main:
             checkpoint.save_weights(self, "last")
-            scored = [e["miou"] for e in self.evaluations if e["miou"] is not None]
-            if scored and result.miou >= max(scored):  # a nan never is
+            if result.miou >= max(e["miou"] or 0.0 for e in self.evaluations):  # a nan never is
                 checkpoint.save_weights(self, "best")
         checkpoint.save(self)
 
