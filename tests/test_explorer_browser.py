@@ -442,8 +442,7 @@ def test_sliders_choose_block_opacity_and_head(open_page, page_file):
 def test_a_click_in_the_grid_enlarges_that_head(open_page, page_file):
     page = open_page(page_file)
     box = page.locator("[data-at=grid]").bounding_box()
-    # 4 blocks; mean, max, rollout and 3 heads; titles before and above them
-    x, y = 58 + 3.4 * (box["width"] - 58) / 4, 18 + 4.4 * (box["height"] - 18) / 6
+    x, y = 3.4 * box["width"] / 4, 4.4 * box["height"] / 6  # mean, max, rollout and 3 heads
     page.locator("[data-at=grid]").click(position={"x": x, "y": y})
     assert (state(page, "block"), state(page, "head")) == (3, 1)
 

@@ -138,9 +138,10 @@ function controls() {
         <input type="range" min="0" step="1" data-at="block">
         <output data-at="blockOut" aria-live="off"></output></label>
       <label title="The heads of a block look in different ways, side by side">Head
-        <select data-at="head"></select></label>
-      <label data-in="explore">Overlay <input type="range" min="0" ${opacity}></label>
-      <label data-in="explore">Colours ${menu("scale", COLOUR_SCALES)}</label>
+        <select data-at="head"></select></label></div>
+    <div class="controls more" data-in="explore" data-skip>
+      <label>Overlay <input type="range" min="0" ${opacity}></label>
+      <label>Colours ${menu("scale", COLOUR_SCALES)}</label>
     </div>`;
 }
 
@@ -191,7 +192,10 @@ function grid() {
   return `
     <div class="bar">
       <p>Every head of every block, for the same patch. Click one to enlarge it.</p></div>
-    <div class="scroll"><canvas data-at="grid" role="application" tabindex="0"></canvas></div>`;
+    <div class="scroll grid" data-at="gridScroll"><span class="corner">block</span>
+      <div class="blocks" data-at="gridBlocks" aria-hidden="true"></div>
+      <div class="heads" data-at="gridHeads" aria-hidden="true"></div>
+      <canvas data-at="grid" role="application" tabindex="0"></canvas></div>`;
 }
 
 function heads() {

@@ -9,8 +9,8 @@ export function livePage({ networks, oneFile }) {
   return `
   <section class="card live" data-at="card" aria-label="SETR, live on your picture" tabindex="-1">
     <header>
-      <p class="lead"><b>Try it on your own picture.</b> It stays on your machine: the network comes
-        to the picture.</p>
+      <p class="lead"><b>Try it on your own picture.</b> <span>It stays on your machine: the network
+        comes to the picture.</span></p>
       <label class="button">Choose a photograph
         <input type="file" accept="image/*" data-at="file"></label>
       <label class="button phone">Take one

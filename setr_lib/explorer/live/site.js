@@ -180,6 +180,7 @@ export class Site {
       trouble: (error) => `The network did not answer: ${error.message}.`,
       inside: true,
     };
+    this.at.card.dataset.running = "";
     this.scene = scene;
     this.explorer = new Explorer(host, scene, [scene.picture], options);
     this.explorer.begin();
