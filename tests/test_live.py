@@ -1,8 +1,11 @@
 """The live page: what is written, and in a headless Chromium what a visitor does with it."""
 
+import contextlib
+import dataclasses
 import functools
 import http.server
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -67,17 +70,23 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def served(site):
+@contextlib.contextmanager
+def serving(folder):
     """The folder behind an address of this machine."""
-    handler = functools.partial(Quiet, directory=str(site))
+    handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    page = site / "index.html"
+    page = folder / "index.html"
     icon = '<link rel="icon" href="data:,">'  # else browsers ask for one
     page.write_text(f'{icon}{live.box("still.jpg")}<script src="live.js"></script>')
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()
+
+
+@pytest.fixture
+def served(site):
+    with serving(site) as address:
+        yield address
 
 
 def one_file(site) -> str:
@@ -123,11 +132,11 @@ def test_the_made_up_street_is_a_street_to_the_network():
 
 
 def test_labels_in_the_page_are_torchs_of_the_same_eight_bits(visit, site):
-    from setr_lib.explorer.weights import rounded
+    from setr_lib.weights.bits import from_bits, in_bits
 
     page = visit(one_file(site), offline=True)
     model, _ = setr_lib.load_checkpoint(tool.DATA / "models" / tool.FIRST / "model.safetensors")
-    model.load_state_dict(rounded(model.state_dict()))
+    model.load_state_dict(from_bits(in_bits(model.state_dict(), 8)))
     found = np.array(page.evaluate(f"[...{SITE}.scene.parts[0].run.labels]")).reshape(180, 240)
     assert (found == setr_lib.predict(model, street())).mean() >= 0.999
     assert page.evaluate(f"{SITE}.runners[0].loaded.fast")
@@ -379,6 +388,48 @@ def test_class_names_that_are_markup_stay_words(visit, tmp_path, decoder):
     assert page.locator(".card img[src=x]").count() == 0
 
 
+@pytest.fixture(scope="session")
+def two(tmp_path_factory) -> Path:
+    """A site of two networks, as a folder of models offers them: the shipped one, and one of MLA."""
+    models, folder = (tmp_path_factory.mktemp(name) for name in ("models", "two"))
+    for name in (tool.FIRST, "another"):
+        shutil.copytree(tool.DATA / "models" / tool.FIRST, models / name)
+    model, about = setr_lib.load_checkpoint(models / "another" / "model.safetensors")
+    torch.manual_seed(0)
+    other = SETR(dataclasses.replace(model.config, decoder="mla", layers=()))
+    setr_lib.save_checkpoint(models / "another" / "model.safetensors", other, **about)
+    (models / "another" / "probes.safetensors").unlink()
+    live.write_site(folder, tool.networks(models), png(street()), b"")
+    return folder
+
+
+def test_a_second_network_is_fetched_when_asked_and_shares_the_cursor(visit, two):
+    with serving(two) as address:
+        page = visit(address, ready=False)
+        page.locator("[data-at=load]").click()
+        wait(page, f"{SITE}.settled")
+        asked = lambda: [one for one in visit.requests if one.endswith(".safetensors")]  # noqa: E731
+        assert len(asked()) == 1
+        second = page.locator("[data-at=second]")
+        size = (two / "another.safetensors").stat().st_size
+        assert f"SETR-MLA ({size / 1e6:.1f} MB)" in second.text_content()
+        second.select_option("another")
+        wait(page, f"{SITE}.scene.parts.length === 2 && {SITE}.settled === {SITE}.scene")
+        assert len(asked()) == 2
+        assert "SETR-Naive" in page.locator("[data-at=short]").text_content()
+        assert "SETR-MLA" in page.locator("[data-at=short]").text_content()
+        page.locator("[data-do=mode][data-value=explore]").click()
+        assert page.locator(".tile.map").count() == 3
+        page.locator("[data-at=picture]").click(position={"x": 30, "y": 30})
+        wait(page, f"{TOUR}.view.pixel[0] < 60")
+        sums = page.evaluate(
+            f"[0, 1].map((n) => {TOUR}.view.map(n, 0, 0).reduce((all, one) => all + one))"
+        )
+        assert 0.9 < sums[0] <= 1 and sums[1] == pytest.approx(1, abs=1e-5)  # no class token
+        again = visit(page.url, ready=False)
+        assert again.locator("[data-at=second]").input_value() == "another"
+
+
 def test_plain_javascript_finds_the_same_labels(visit, site):
     page = visit(one_file(site), offline=True)
     found = page.evaluate(
@@ -391,3 +442,22 @@ def test_plain_javascript_finds_the_same_labels(visit, site):
         }})()"""
     )
     assert found == [False, True]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault_of_the_page(visit, site, scheme):
+    """The rules of WCAG that a program can check: at every stop, panel by panel."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="no axe: pip install -r requirements-browser.txt",
+    ).Axe()
+    page = visit(one_file(site), offline=True, color_scheme=scheme)
+    wrong = {}
+    places = [f"[data-do=stop][data-value='{n}']" for n in range(1, 8)]
+    places += ["[data-do=mode][data-value=explore]"]
+    places += [f"[role=tab][data-value={name}]" for name in ("heads", "emergence", "forward")]
+    for place in places:
+        page.locator(place).click()
+        for one in axe.run(page).response["violations"]:
+            wrong[one["id"]] = [node["target"] for node in one["nodes"]][:3]
+    assert wrong == {}
