@@ -396,8 +396,9 @@ def two(tmp_path_factory) -> Path:
         shutil.copytree(tool.DATA / "models" / tool.FIRST, models / name)
     model, about = setr_lib.load_checkpoint(models / "another" / "model.safetensors")
     torch.manual_seed(0)
-    other = SETR(dataclasses.replace(model.config, decoder="mla", layers=()))
-    setr_lib.save_checkpoint(models / "another" / "model.safetensors", other, **about)
+    other = SETR(dataclasses.replace(model.config, decoder="mla", layers=(), channels=16))
+    known = {name: about[name] for name in ("classes", "palette", "recipe")}
+    setr_lib.save_checkpoint(other, models / "another" / "model.safetensors", **known)
     (models / "another" / "probes.safetensors").unlink()
     live.write_site(folder, tool.networks(models), png(street()), b"")
     return folder

@@ -30,6 +30,8 @@ ENGINE = (
 LIVE = ("client", "take", "runner", "scene", "page", "site", "start")
 ONE_FILE = "setr-live.html"
 LIMIT = 8_000_000  # bytes of the one file
+TITLE = "SETR, live on your picture"
+HEADING = f'<h1 style="font-size:1.2em;margin:0 0 8px">{TITLE}</h1>'
 # What a network was trained on, for a reader who has never heard of it, and what it then knows.
 KNOWN = {"camvid": ("CamVid, streets seen from a car", "streets")}
 
@@ -131,7 +133,7 @@ def one_file(network: LiveNetwork, sample: bytes, still: bytes) -> str:
     )
     weights = text64(deflate(network.weights))
     page = (
-        f"{page_head('SETR, live on your picture', policy)}{box(still_address(still))}"
+        f"{page_head(TITLE, policy)}{HEADING}{box(still_address(still))}"
         f'<script type="text/plain" data-network="{network.facts["name"]}">{weights}</script>\n'
         f"<script>{code}</script></main>\n</body>\n</html>\n"
     )
