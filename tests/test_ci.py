@@ -12,7 +12,6 @@ import yaml
 from packaging.requirements import Requirement
 
 from setr_lib import __version__
-from tools import colab
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -36,36 +35,87 @@ def test_the_library_asks_for_what_the_book_was_tested_with():
     }
 
 
-def test_colab_has_what_the_chapters_import():
-    """The first block of requirements.txt accepts each version that Colab brings along."""
-    chapters = (ROOT / "requirements.txt").read_text().split("\n\n")[0].splitlines()
-    wanted, there = requirements(chapters), listed("requirements-colab.txt")
-    assert wanted.keys() == there.keys()
-    for name, each in wanted.items():
-        (pinned,) = there[name].specifier
-        assert each.specifier.contains(pinned.version), f"{each}, and Colab has {pinned.version}"
+RUNNERS = {"ubuntu-latest", "windows-latest", "macos-latest"}
+CONTEXTS = {"github", "matrix", "steps"}  # what `${{ }}` may begin with
 
 
-def test_colabs_own_list_is_compared_with_the_ranges():
-    """A version outside a range is named, builds (`+cu128`) and letters of names do not matter."""
-    pins = colab.pins("Torch==2.11.0+cu128\n# a word\nnumpy==1.20.0\nsomething @ file:///x\n")
-    assert pins == {"torch": "2.11.0", "numpy": "1.20.0"}
-    assert colab.outside(pins) == ["numpy>=1.26, and Colab has 1.20.0"]
-    assert colab.outside(colab.pins((ROOT / "requirements-colab.txt").read_text())) == []
+def values(matrix: dict, name: str) -> set[str]:
+    """What a word of a job's matrix can be."""
+    included = {each[name] for each in matrix.get("include", []) if name in each}
+    return set(matrix.get(name, ())) | included
+
+
+def faults(text: str) -> list[str]:
+    """What GitHub would refuse, or would run as something else than is meant."""
+    workflow, found = yaml.safe_load(text), []
+    jobs = workflow["jobs"]
+    for name, job in jobs.items():
+        matrix = job.get("strategy", {}).get("matrix", {})
+        runs_on = values(matrix, "os") if "matrix.os" in job["runs-on"] else {job["runs-on"]}
+        found += [f"{name} runs on {system}" for system in runs_on - RUNNERS]
+        needs = job.get("needs", [])
+        wanted = {needs} if isinstance(needs, str) else set(needs)
+        found += [f"{name} needs {other}" for other in wanted - jobs.keys()]
+        ids = {step.get("id") for step in job["steps"]}
+        for word in re.findall(r"\$\{\{\s*([\w.]+)", str(job)):
+            context, _, rest = word.partition(".")
+            known = {"matrix": values(matrix, rest), "steps": ids & {rest.split(".")[0]}}
+            if context not in CONTEXTS or not known.get(context, True):
+                found.append(f"{name} asks for {word}")
+        for step in job["steps"]:
+            if ("uses" in step) == ("run" in step):
+                found.append(f"a step of {name} has not one of uses and run: {step}")
+            if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1")):
+                found.append(f"{name} uses {step['uses']}")
+    if "permissions" not in workflow:
+        found.append("has every permission")
+    return found
 
 
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.yml")), ids=lambda file: file.stem)
 def test_a_workflow_calls_what_is_there(file):
-    """It is YAML with jobs of steps; its make targets, files of requirements and modules exist."""
+    """Runners, needs, words of a matrix; make targets, files of requirements, scripts, modules."""
     text = file.read_text()
-    jobs = yaml.safe_load(text)["jobs"]
-    assert jobs and all(job["steps"] for job in jobs.values())
+    assert faults(text) == []
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     assert set(re.findall(r"run: make (\w+)", text)) <= set(targets)
     for name in re.findall(r"requirements[\w-]*\.txt", text):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"python -m tools\.(\w+)", text):
         assert (ROOT / "tools" / f"{name}.py").is_file(), name
+
+
+def test_faults_of_a_workflow_are_found():
+    """Each of these is none that GitHub would run as it was meant."""
+    text = """
+    jobs:
+      a:
+        runs-on: ubuntu-16
+        needs: c
+        steps: [{uses: actions/checkout}, {name: nothing}, {run: "echo ${{ matrix.os }}"}]
+    """
+    said = " ".join(faults(text))
+    words = ("ubuntu-16", "needs c", "checkout", "not one of", "matrix.os", "permission")
+    assert all(word in said for word in words), said
+
+
+def test_the_workflows_cover_what_the_readme_promises():
+    """Three systems, both ends of the versions; Colab weekly; the site from the strict build."""
+    tests, pages, weekly = (
+        yaml.safe_load((WORKFLOWS / f"{name}.yml").read_text())
+        for name in ("tests", "pages", "colab")
+    )
+    matrix = tests["jobs"]["library"]["strategy"]["matrix"]
+    assert set(matrix["os"]) == RUNNERS and matrix["versions"] == ["oldest", "newest"]
+    assert any(".ci/run" in step.get("run", "") for step in tests["jobs"]["everything"]["steps"])
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    build = pages["jobs"]["build"]["steps"]
+    assert {"run": "make book"} in build and build[-1]["with"] == {"path": "_build/html"}
+    assert "jupyter-book build . -W" in (ROOT / "Makefile").read_text()
+    (when,) = weekly[True]["schedule"]  # YAML reads `on` as true
+    assert re.fullmatch(r"\d+ \d+ \* \* \d", when["cron"])
+    python = weekly["jobs"]["pins"]["steps"][1]["with"]["python-version"]
+    assert f"(Python {python};" in (ROOT / "requirements-colab.txt").read_text()
 
 
 def test_the_oldest_versions_of_the_workflow_are_the_lower_ends():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_folder import make_folder
 from PIL import Image
 
 from setr_lib import __version__, list_records
@@ -19,7 +20,7 @@ from setr_lib.training.record import ROOT, load_log
 from tools import notebooks
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NETWORK = "setr_lib/shipped/models/camvid_naive_tiny/model.safetensors"
+NETWORK = "setr_lib/shipped/models/camvid_mla_tiny/model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,30 @@ def test_an_installed_library_predicts_with_the_network_it_brings(installed, tmp
     assert f"using {NETWORK}" in done.stderr and (tmp_path / "overlay.png").is_file()
     version = run(installed, tmp_path, "-m", "setr_lib", "--version")
     assert __version__ in version.stdout
+
+
+def test_an_installed_library_trains_checks_exports_and_shows_attention(installed, tmp_path):
+    """In a folder of its own, one process: a network of one step, own data, a `.pt2`, a page."""
+    make_folder(tmp_path / "mine", {"train": 2, "val": 1})
+    code = """
+import setr_lib
+from setr_lib.__main__ import main
+from setr_lib.data.load import Shapes
+Shapes.lengths = {"train": 4, "val": 2}
+for line in (
+    "train shapes_naive_tiny --total-steps 1 --batch 1 --device cpu --quiet",
+    "check folder:mine --quiet",
+    "export runs/shapes_naive_tiny model.pt2",
+):
+    assert main(line.split()) == 0, line
+model, about = setr_lib.load_checkpoint("runs/shapes_naive_tiny/last.safetensors")
+image, _ = setr_lib.load_dataset("folder:mine", "val")[0]
+explorer = setr_lib.AttentionExplorer(model, image, classes=about["classes"])
+explorer.save_html("attention.html")
+print(setr_lib.__file__)
+"""
+    done = run(installed, tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(str(installed))
+    for name in ("runs/shapes_naive_tiny/record.json", "model.pt2", "attention.html"):
+        assert (tmp_path / name).stat().st_size > 1000, name

@@ -2,9 +2,9 @@
 
     python -m tools.live FOLDER
 
-packs every network of `data/models` that has a record in 8 bits and writes what the site serves, and
-`setr-live.html`, one file that works from disk with the network off. The book does so by itself at
-the end of its build: `setup` is a Sphinx extension (`_config.yml`).
+packs every network of `data/models` that has a record, in 8 bits, and writes what the site serves
+and `setr-live.html`, one file that works from disk with the network off. The book does so by itself
+at the end of its build: `setup` is a Sphinx extension (`_config.yml`).
 """
 
 import argparse

@@ -42,7 +42,7 @@ HERE = {  # pages that are not a station themselves: where on the map they are
     "grid": "naive", "forgets": "patches", "resizing": "positions", "handmade": "attention",
     "cost": "attention", "mistakes": "vit", "finalnorm": "vit", "stages": "pup", "corners": "mla",
     "bill": "mla", "scores": "miou", "measured": "miou", "views": "miou", "heads": "attention",
-    "causes": "attention",
+    "causes": "attention", "own": "naive",
 }  # fmt: skip
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 

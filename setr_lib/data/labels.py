@@ -94,7 +94,8 @@ def convert_labels(
 
     Args:
         source: with `images/`, `labels/` and `classes.txt`.
-        target: a new folder of that form. Its images are hard links where that is possible.
+        target: a new folder of that form. Its images are hard links where that is possible; lists
+            in `splits/` come along.
         changes: `OLD=NEW`: a value of the files or a class by its name becomes a class, by number
             or name, or `ignore`. A new name is a new class, and two classes with one are merged.
 
@@ -127,6 +128,9 @@ def convert_labels(
         with whole_file(out) as temporary:
             Image.fromarray(label).save(temporary)
     _link_images(source / "images", target / "images")
+    for listing in sorted((source / "splits").glob("*.txt")):  # the same images in each split
+        with whole_file(target / "splits" / listing.name) as temporary:
+            shutil.copyfile(listing, temporary)
     _write_classes(target / "classes.txt", classes, listed)
     return form, classes, len(files)
 

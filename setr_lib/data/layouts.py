@@ -237,8 +237,8 @@ class Folder(FileDataset):
         if self.flat and self.lists is None:
             self.suspicions.append(
                 f"{root / 'images'} has no folders for splits: train, val and test are the same "
-                "files, and a score on val is one on the training images (make images/train, "
-                "images/val, labels/train, labels/val)"
+                "files, and a score on val is one on the training images (`setr train --data` "
+                "divides them; or make images/train, images/val, labels/train, labels/val)"
             )
         if self.loose:
             self.suspicions.append(
