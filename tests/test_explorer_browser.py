@@ -69,7 +69,7 @@ def open_page(chromium):
     """Open a file with the network off; at the end nothing was fetched and nothing complained."""
     contexts, complaints, requests = [], [], []
 
-    def open_(path: Path, width: int = 900, connect=None, address: str = "", **facts):
+    def open_(path: Path, width: int = 900, connect=None, address: str = "mode=explore", **facts):
         context = chromium.new_context(
             viewport={"width": width, "height": 800}, offline=True, accept_downloads=True, **facts
         )
@@ -442,8 +442,7 @@ def test_sliders_choose_block_opacity_and_head(open_page, page_file):
 def test_a_click_in_the_grid_enlarges_that_head(open_page, page_file):
     page = open_page(page_file)
     box = page.locator("[data-at=grid]").bounding_box()
-    # 4 blocks; mean, max, rollout and 3 heads; titles before and above them
-    x, y = 58 + 3.4 * (box["width"] - 58) / 4, 18 + 4.4 * (box["height"] - 18) / 6
+    x, y = 3.4 * box["width"] / 4, 4.4 * box["height"] / 6  # mean, max, rollout and 3 heads
     page.locator("[data-at=grid]").click(position={"x": x, "y": y})
     assert (state(page, "block"), state(page, "head")) == (3, 1)
 
@@ -531,6 +530,122 @@ def test_tabs_are_reached_with_arrow_keys(open_page, page_file):
     )
 
 
+# ----------------------------------------------------------------------------------------- tour
+
+TOUR = f"{STATE}.tour"
+
+
+def stop(page, number: int) -> None:
+    page.click(f"[data-do=stop][data-value='{number}']")
+
+
+def kept(page, name: str):
+    """What the tour asked for, once it is there; arrays as lists."""
+    for _ in range(1200):
+        found = page.evaluate(
+            f"(() => {{ const found = {TOUR}.kept?.[{json.dumps(name)}] ?? null;"
+            "return found?.map?.((one) => one.length ? [...one] : one) ?? found })()"
+        )
+        if found:
+            return found if "labels" in found else np.array(list(_listed(found)))
+        page.wait_for_timeout(25)
+    raise AssertionError(f"no {name}")
+
+
+def _listed(found):
+    """Arrays come as objects with a number for every key."""
+    return found.values() if isinstance(found, dict) else found
+
+
+def test_a_file_of_its_own_begins_with_the_tour(open_page, page_file):
+    """Every stop's task is done, and only then its button stops saying Skip."""
+    page = open_page(page_file, address="")
+    assert state(page, "mode") == "tour" and page.locator("[data-at=left]").is_visible()
+    assert not page.locator("[data-at=picture]").is_visible()
+    next_, left = page.locator("[data-at=next]"), page.locator("[data-at=left]")
+
+    def done(*tasks):
+        assert next_.text_content() in ("Skip", "Explore on your own")
+        for task in tasks:
+            task()
+            settle(page)
+        page.locator("[data-at=next].strong").wait_for()
+        next_.click()
+
+    def click(x, y):
+        box = left.bounding_box()
+        left.click(position={"x": x * box["width"], "y": y * box["height"]})
+
+    done(lambda: page.locator("[data-tool=apart]").fill("60"))
+    done(lambda: page.click("[data-tool=unplaced]"))
+    done(lambda: click(0.9, 0.1))
+    done(lambda: click(0.5, 0.1), lambda: click(0.5, 0.9))
+    done(lambda: page.locator("[data-at=block]").fill("3"))
+    done(lambda: click(0.2, 0.7))
+    done(lambda: page.click("[data-tool=hide][data-value=nearest]"))
+    assert state(page, "mode") == "explore"
+    assert page.locator("[data-at=picture]").is_visible() and not left.is_visible()
+
+
+@pytest.mark.parametrize("place", ["file", "kernel"])
+def test_the_tours_own_questions_are_answered_as_torch_would(request, open_page, page_file, place):
+    page = request.getfixturevalue("live")[0] if place == "kernel" else open_page(page_file)
+    page.click("[data-do=mode][data-value=tour]")
+    seen = view()
+    stop(page, 2)
+    page.click("[data-tool=unplaced]")
+    assert (kept(page, "unplaced") == seen.unplaced.ravel()).all()
+    assert (seen.unplaced != seen.stages["logits"][0].argmax(0).numpy()).any()
+    stop(page, 3)
+    page.evaluate(f"{TOUR}.pairWith([40, 10])")  # of the mean of the heads the first one
+    found = np.exp(kept(page, "products").sum())
+    page.evaluate(f"{TOUR}.pairWith([3, 55])")
+    page.wait_for_function(f"!{TOUR}.kept.keys.products.endsWith(',8')")
+    page.wait_for_timeout(300)
+    other = np.exp(kept(page, "products").sum())
+    rows = attention_rows(seen.model, seen.scene.images, 6)[1, 0].numpy()
+    assert found / other == pytest.approx(rows[8] / rows[3], rel=0.05)
+    stop(page, 5)
+    expected = seen.likeness(6).numpy()
+    assert abs(kept(page, "likeness") - expected).max() < (1e-5 if place == "kernel" else 0.03)
+
+
+def test_a_kernel_hides_the_patches_that_are_brushed_away(live):
+    page, _ = live
+    page.click("[data-do=mode][data-value=tour]")
+    stop(page, 7)
+    page.evaluate(f"{TOUR}.hideAt([5, 5])")
+    after, expected = kept(page, "after"), view().without([0], (20, 40))
+    assert list(_listed(after["labels"])) == expected["labels"].ravel().tolist()
+    for name in ("kind", "before", "left"):
+        assert after[name] == pytest.approx(expected[name], abs=1e-6)
+    assert expected["left"] != expected["before"]
+
+
+def test_a_page_without_a_network_hides_what_was_hidden_beforehand(open_page, page_file):
+    page = open_page(page_file)
+    page.click("[data-do=mode][data-value=tour]")
+    stop(page, 7)
+    assert "brushing needs" in page.locator("[data-at=todo]").inner_text()
+    page.click("[data-tool=hide][data-value=attended]")
+    check = view().checks[len(view().checks) >> 1]
+    before = check["probability"][0]
+    text = page.locator("[data-at=found]").inner_text()
+    shown = [percent(one) for one in re.findall(r"[\d.]+ %", text)]
+    left = before - check["probability_fall"]["attended"][0]
+    assert shown == pytest.approx([before, left], abs=0.006)
+    assert f"{check['k']} patches hidden" in text
+
+
+def test_an_explorer_in_a_notebook_begins_where_its_cell_says(live):
+    page, _ = live
+    assert state(page, "mode") == "explore"
+    page.click("[data-do=mode][data-value=numbers]")
+    assert page.locator("#panel-heads").is_visible()
+    page.click("[data-do=mode][data-value=explore]")
+    assert page.locator("#panel-grid").is_visible()
+
+
 # ---------------------------------------------------------------------------------------- looks
 
 
@@ -614,7 +729,7 @@ def test_numpy_reads_the_npz_of_the_page(open_page, page_file):
         assert found["model0_pixel"].tolist() == [20, 40] and found["model0_prefix_tokens"] == 1
 
 
-@pytest.mark.parametrize("part", [".tile", '.map[data-model="1"]'])
+@pytest.mark.parametrize("part", [".tile[data-panel]", '.map[data-model="1"]'])
 def test_pictures_and_maps_are_kept_as_png(open_page, page_file, part):
     page = open_page(page_file)
     kept = Image.open(io.BytesIO(download(page, f"png {part}")))
@@ -642,7 +757,7 @@ def test_a_view_of_a_file_is_linked_by_its_address(open_page, page_file):
     assert "px=33,50" in address and "b=3" in address and "h=2" in address
     again = open_page(page_file, address=address)
     assert again.evaluate(f"{STATE}.kept()") == page.evaluate(f"{STATE}.kept()")
-    odd = open_page(page_file, address="b=99&h=77&img=5&net=x&p=none&px=9999,1&dir=up")
+    odd = open_page(page_file, address="mode=explore&b=99&h=77&img=5&net=x&p=none&px=9999,1&dir=up")
     assert odd.evaluate(f"{STATE}.kept().block") == 1
 
 
@@ -813,8 +928,8 @@ def test_many_changes_at_once_are_drawn_twice_at_most(open_page, page_file):
     page = open_page(page_file)
     drawn = page.evaluate(
         f"""async () => {{
-          const one = {STATE}, blocks = [], draw = one.drawRest.bind(one);
-          one.drawRest = () => {{ blocks.push(one.state.block); draw(); }};
+          const one = {STATE}, blocks = [], draw = one.drawControls.bind(one);
+          one.drawControls = () => {{ blocks.push(one.state.block); draw(); }};
           await new Promise(requestAnimationFrame);
           for (let n = 0; n < 40; n++) one.change({{ block: n % 4 }});
           for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);

@@ -1,8 +1,11 @@
 """The live page: what is written, and in a headless Chromium what a visitor does with it."""
 
+import contextlib
+import dataclasses
 import functools
 import http.server
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from tools import live as tool
 from tools.street import png, street
 
 SITE = "document.querySelector('.setr-live').site"
+TOUR = f"{SITE}.explorer.tour"
 MARKUP = "<img src=x onerror=document.title='broken'>"
 
 
@@ -66,17 +70,23 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def served(site):
+@contextlib.contextmanager
+def serving(folder):
     """The folder behind an address of this machine."""
-    handler = functools.partial(Quiet, directory=str(site))
+    handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    page = site / "index.html"
+    page = folder / "index.html"
     icon = '<link rel="icon" href="data:,">'  # else browsers ask for one
     page.write_text(f'{icon}{live.box("still.jpg")}<script src="live.js"></script>')
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()
+
+
+@pytest.fixture
+def served(site):
+    with serving(site) as address:
+        yield address
 
 
 def one_file(site) -> str:
@@ -84,11 +94,11 @@ def one_file(site) -> str:
 
 
 def stop(page, number: int) -> None:
-    page.locator(f"[data-stop='{number}']").click()
+    page.locator(f"[data-do=stop][data-value='{number}']").click()
 
 
 def state(page) -> dict:
-    return page.evaluate(f"({{...{SITE}.state}})")
+    return page.evaluate(f"({{...{TOUR}.state}})")
 
 
 def test_the_one_file_has_at_most_eight_megabytes_and_names_no_other_place(site):
@@ -127,9 +137,9 @@ def test_labels_in_the_page_are_torchs_of_the_same_eight_bits(visit, site):
     page = visit(one_file(site), offline=True)
     model, _ = setr_lib.load_checkpoint(tool.DATA / "models" / tool.FIRST / "model.safetensors")
     model.load_state_dict(from_bits(in_bits(model.state_dict(), 8)))
-    found = np.array(page.evaluate(f"[...{SITE}.scene.run.labels]")).reshape(180, 240)
+    found = np.array(page.evaluate(f"[...{SITE}.scene.parts[0].run.labels]")).reshape(180, 240)
     assert (found == setr_lib.predict(model, street())).mean() >= 0.999
-    assert page.evaluate(f"{SITE}.loaded.fast")
+    assert page.evaluate(f"{SITE}.runners[0].loaded.fast")
 
 
 def test_weights_are_fetched_when_asked_and_their_size_is_said_before(visit, served, site):
@@ -160,7 +170,7 @@ def test_the_tour_is_walked_with_the_mouse(visit, site):
     next_, left = page.locator("[data-at=next]"), page.locator("[data-at=left]")
 
     def done():
-        wait(page, f"{SITE}.at.next.textContent !== 'Skip'")
+        wait(page, f"{TOUR}.at.next.textContent !== 'Skip'")
         next_.click()
 
     def click(x, y):
@@ -171,32 +181,32 @@ def test_the_tour_is_walked_with_the_mouse(visit, site):
     page.locator("[data-tool=apart]").fill("60")
     done()
     assert state(page)["stop"] == 2 and next_.text_content() == "Skip"
-    page.locator("[data-tool=positions]").click()
+    page.locator("[data-tool=unplaced]").click()
     done()
     click(0.8, 0.2)
-    assert "products add up to" in page.locator("[data-at=under]").text_content()
+    assert "products add up to" in page.locator("[data-at=found]").text_content()
     done()
     click(0.5, 0.1)
     click(0.5, 0.9)
-    wait(page, f"{SITE}.tour.view.pixel[0] > 150")
-    assert "looks most at" in page.locator("[data-at=under]").text_content()
+    wait(page, f"{TOUR}.view.pixel[0] > 150")
+    assert "looks most at" in page.locator("[data-at=found]").text_content()
     done()
     page.locator("[data-at=block]").focus()
     for _ in range(8):
         page.keyboard.press("ArrowRight")
     done()
     click(0.2, 0.7)
-    assert page.locator("[data-at=under] tr").count() == 6
+    assert page.locator("[data-at=found] tr").count() == 6
     done()
-    before = page.evaluate(f"[...{SITE}.scene.run.labels]")
+    before = page.evaluate(f"[...{SITE}.scene.parts[0].run.labels]")
     box = left.bounding_box()
     page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.9 * box["height"])
     page.mouse.down()
     page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.9 * box["height"], steps=12)
     page.mouse.up()
-    wait(page, f"{SITE}.tour.kept.after && !{SITE}.tour.kept.running")
-    assert page.evaluate(f"{SITE}.tour.kept.hidden.size") > 5
-    assert page.evaluate(f"[...{SITE}.tour.kept.after]") != before
+    wait(page, f"{TOUR}.kept.after && !{TOUR}.kept.running")
+    assert page.evaluate(f"{TOUR}.kept.hidden.size") > 5
+    assert page.evaluate(f"[...{TOUR}.kept.after.labels]") != before
     assert next_.text_content() == "Explore on your own"
     next_.click()
     assert state(page)["mode"] == "explore"
@@ -206,9 +216,10 @@ def test_the_tour_is_walked_with_the_mouse(visit, site):
 def test_the_pair_of_stop_three_is_one_number_of_the_attention(visit, site):
     page = visit(one_file(site), offline=True)
     stop(page, 3)
-    page.evaluate(f"{SITE}.tour.pairWith([60, 30])")
+    page.evaluate(f"{TOUR}.pairWith([60, 30])")
+    wait(page, f"{TOUR}.kept.products")
     share = page.evaluate(
-        f"(() => {{ const t = {SITE}.tour; const sum = t.products().reduce((a, b) => a + b);"
+        f"(() => {{ const t = {TOUR}; const sum = t.kept.products.reduce((a, b) => a + b);"
         "const norm = t.source.norms[0 * t.source.tokens + 1 + t.cellAt(t.view.pixel)];"
         "return [Math.exp(sum - norm), t.view.map(0, 0, 0)[t.cellAt([60, 30])]] })()"
     )
@@ -281,17 +292,17 @@ def test_an_address_that_makes_no_sense_is_mended(visit, site, address):
 
 def test_the_keyboard_is_enough(visit, site):
     page = visit(one_file(site), offline=True)
-    page.locator("[data-stop='4']").focus()
+    page.locator("[data-do=stop][data-value='4']").focus()
     page.keyboard.press("Enter")
     page.locator("[data-at=left]").focus()
     before = state(page)["pixel"]
     page.keyboard.press("ArrowDown")
-    wait(page, f"{SITE}.tour.view.pixel[0] > {before[0]}")
+    wait(page, f"{TOUR}.view.pixel[0] > {before[0]}")
     stop(page, 7)
     page.locator("[data-at=left]").focus()
     page.keyboard.press("Enter")
-    wait(page, f"{SITE}.tour.kept.after")
-    assert page.evaluate(f"{SITE}.tour.kept.hidden.size") == 1
+    wait(page, f"{TOUR}.kept.after")
+    assert page.evaluate(f"{TOUR}.kept.hidden.size") == 1
 
 
 def test_a_phone_shows_everything_within_its_width(visit, site):
@@ -300,13 +311,13 @@ def test_a_phone_shows_everything_within_its_width(visit, site):
         is_mobile=True,
     )  # fmt: skip
     for number in range(1, 8):
-        page.locator(f"[data-stop='{number}']").tap()
+        page.locator(f"[data-do=stop][data-value='{number}']").tap()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = page.locator("[data-at=left]").bounding_box()
     page.touchscreen.tap(box["x"] + 30, box["y"] + 30)
-    wait(page, f"{SITE}.tour.kept.after")
+    wait(page, f"{TOUR}.kept.after")
     for mode in ("explore", "numbers"):
-        page.locator(f"[data-mode={mode}]").tap()
+        page.locator(f"[data-do=mode][data-value={mode}]").tap()
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
@@ -322,9 +333,9 @@ def test_reduced_motion_steps_once(visit, site):
 def test_dark_follows_the_system_and_words_stay_readable(visit, site):
     for scheme in ("dark", "light"):
         page = visit(one_file(site), offline=True, color_scheme=scheme)
-        for name in ("knows", "saying", "title"):
+        for name in ("at.short", "explorer.at.saying", "explorer.at.title"):
             ink, paper = page.evaluate(
-                f"[getComputedStyle({SITE}.at.{name}).color,"
+                f"[getComputedStyle({SITE}.{name}).color,"
                 f" getComputedStyle({SITE}.at.card).backgroundColor]"
             )
             assert contrast(ink, paper) >= 4.5, (scheme, name)
@@ -371,10 +382,53 @@ def test_class_names_that_are_markup_stay_words(visit, tmp_path, decoder):
     for number in range(1, 8):
         stop(page, number)
     for mode in ("explore", "numbers"):
-        page.locator(f"[data-mode={mode}]").click()
+        page.locator(f"[data-do=mode][data-value={mode}]").click()
         page.wait_for_timeout(200)
     assert page.title() == "SETR, live on your picture"
     assert page.locator(".card img[src=x]").count() == 0
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory) -> Path:
+    """A site of two networks, as a folder of models offers them: the shipped one, and one of MLA."""
+    models, folder = (tmp_path_factory.mktemp(name) for name in ("models", "two"))
+    for name in (tool.FIRST, "another"):
+        shutil.copytree(tool.DATA / "models" / tool.FIRST, models / name)
+    model, about = setr_lib.load_checkpoint(models / "another" / "model.safetensors")
+    torch.manual_seed(0)
+    other = SETR(dataclasses.replace(model.config, decoder="mla", layers=(), channels=16))
+    known = {name: about[name] for name in ("classes", "palette", "recipe")}
+    setr_lib.save_checkpoint(other, models / "another" / "model.safetensors", **known)
+    (models / "another" / "probes.safetensors").unlink()
+    live.write_site(folder, tool.networks(models), png(street()), b"")
+    return folder
+
+
+def test_a_second_network_is_fetched_when_asked_and_shares_the_cursor(visit, two):
+    with serving(two) as address:
+        page = visit(address, ready=False)
+        page.locator("[data-at=load]").click()
+        wait(page, f"{SITE}.settled")
+        asked = lambda: [one for one in visit.requests if one.endswith(".safetensors")]  # noqa: E731
+        assert len(asked()) == 1
+        second = page.locator("[data-at=second]")
+        size = (two / "another.safetensors").stat().st_size
+        assert f"SETR-MLA ({size / 1e6:.1f} MB)" in second.text_content()
+        second.select_option("another")
+        wait(page, f"{SITE}.scene.parts.length === 2 && {SITE}.settled === {SITE}.scene")
+        assert len(asked()) == 2
+        assert "SETR-Naive" in page.locator("[data-at=short]").text_content()
+        assert "SETR-MLA" in page.locator("[data-at=short]").text_content()
+        page.locator("[data-do=mode][data-value=explore]").click()
+        assert page.locator(".tile.map").count() == 3
+        page.locator("[data-at=picture]").click(position={"x": 30, "y": 30})
+        wait(page, f"{TOUR}.view.pixel[0] < 60")
+        sums = page.evaluate(
+            f"[0, 1].map((n) => {TOUR}.view.map(n, 0, 0).reduce((all, one) => all + one))"
+        )
+        assert 0.9 < sums[0] <= 1 and sums[1] == pytest.approx(1, abs=1e-5)  # no class token
+        again = visit(page.url, ready=False)
+        assert again.locator("[data-at=second]").input_value() == "another"
 
 
 def test_plain_javascript_finds_the_same_labels(visit, site):
@@ -382,10 +436,29 @@ def test_plain_javascript_finds_the_same_labels(visit, site):
     found = page.evaluate(
         f"""(async () => {{
           const site = {SITE};
-          const fast = site.scene.run.labels;
+          const fast = site.scene.parts[0].run.labels;
           site.settings.simd = false;
           await site.load();
-          return [site.loaded.fast, fast.every((kind, i) => kind === site.scene.run.labels[i])];
+          return [site.runners[0].loaded.fast, fast.every((kind, i) => kind === site.scene.parts[0].run.labels[i])];
         }})()"""
     )
     assert found == [False, True]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault_of_the_page(visit, site, scheme):
+    """The rules of WCAG that a program can check: at every stop, panel by panel."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="no axe: pip install -r requirements-browser.txt",
+    ).Axe()
+    page = visit(one_file(site), offline=True, color_scheme=scheme)
+    wrong = {}
+    places = [f"[data-do=stop][data-value='{n}']" for n in range(1, 8)]
+    places += ["[data-do=mode][data-value=explore]"]
+    places += [f"[role=tab][data-value={name}]" for name in ("heads", "emergence", "forward")]
+    for place in places:
+        page.locator(place).click()
+        for one in axe.run(page).response["violations"]:
+            wrong[one["id"]] = [node["target"] for node in one["nodes"]][:3]
+    assert wrong == {}

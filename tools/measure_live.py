@@ -55,13 +55,13 @@ def measured(browser: Any, network: LiveNetwork, pixels: np.ndarray) -> dict[str
         while not page.evaluate(f"Boolean({SITE}?.settled)"):
             page.wait_for_timeout(50)
         first = dict(page.evaluate(f"{SITE}.log"))
-        tokens = page.evaluate(f"{SITE}.scene.source.tokens")
+        tokens = page.evaluate(f"{SITE}.scene.sources[0].tokens")
         found: dict[str, Any] = {"tokens": tokens, "size": list(pixels.shape[:2])}
         found["unpack_ms"], found["load_ms"] = round(first["fetch"]), round(first["load"])
         questions = {
-            "labels_ms": f"{SITE}.run({{ keep: false }})",
-            "click_ms": f"{SITE}.tour.askAt([20 + 12 * TURN, 100])",
-            "hide_ms": f"{SITE}.rerun({{ hidden: [TURN, 50, 51, 52] }})",
+            "labels_ms": f"{SITE}.runners[0].run({SITE}.photo, {{ keep: false }})",
+            "click_ms": f"{SITE}.explorer.askAt([20 + 12 * TURN, 100])",
+            "hide_ms": f"{SITE}.runners[0].rerun({SITE}.photo, {{ hidden: [TURN, 50] }})",
         }
         for name, question in questions.items():
             took = [

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.func import functional_call
 
 from ..attention.capture import prefix_tokens
 from ..attention.maps import attention_row, queries_keys
-from ..attention.occlusion import hide
-from ..attention.probes import Probes, emergence, forward_stages
+from ..attention.occlusion import hidden_logits, hide
+from ..attention.probes import Probes, block_tokens, emergence, forward_stages
 from ..attention.stats import (
     attention_distance,
     attention_entropy,
@@ -29,7 +30,15 @@ from ..evaluation import confusion_matrix, scores
 from ..geometry import IGNORE, Size, patch_grid
 from ..images import denormalise
 from ..model import SETR
-from .packing import PackedAttention, Parcel, check_finite, pack_attention, pooled_pairs
+from .packing import (
+    PackedAttention,
+    Parcel,
+    check_finite,
+    few_directions,
+    pack_attention,
+    pooled_pairs,
+    pooled_tokens,
+)
 
 CHOICES = ("attended", "nearest", "random")
 HIDDEN_SHARES = (0.05, 0.1, 0.2)  # of the patches, in the causal check of a page
@@ -89,8 +98,47 @@ class View:
         return found
 
     def forget(self) -> None:
-        """Let go of queries and keys, 0.2 GB of an L encoder at 512 pixels; they come back."""
-        self.__dict__.pop("pairs", None)
+        """Let go of queries, keys and tokens, 0.3 GB of an L encoder at 512 pixels."""
+        for name in ("pairs", "units"):  # they come back
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def units(self) -> Tensor:
+        """`(L,N,D)`: the patch tokens after every block, each of length 1."""
+        tokens = torch.cat(block_tokens(self.model, self.scene.images))
+        return torch.nn.functional.normalize(tokens.float(), dim=-1)
+
+    def likeness(self, patch: int) -> Tensor:
+        """`(L,N)`: the cosine between the patch's token and every other, after every block."""
+        return (self.units @ self.units[:, patch, :, None])[..., 0].cpu()
+
+    def products(self, block: int, head: int, patch: int, other: int) -> Tensor:
+        """`(K)`: what a query and a key give number by number; their sum enters the softmax."""
+        q, k = self.pairs[block]
+        return (q[0, head, self.prefix + patch] * k[0, head, self.prefix + other]).cpu()
+
+    @cached_property
+    def unplaced(self) -> np.ndarray | None:
+        """`(H,W)`: the classes where no token is told its place; None without a table of them."""
+        named = self.model.named_parameters()
+        tables = {n: torch.zeros_like(p) for n, p in named if n.endswith("pos_embed")}
+        if not tables:
+            return None
+        with torch.no_grad():
+            logits = functional_call(self.model, tables, (self.scene.images,))
+        return logits[0].argmax(0).byte().cpu().numpy()
+
+    def without(self, patches: Sequence[int], pixel: tuple[int, int]) -> dict[str, Any]:
+        """Class and probability of a pixel, what is left of it with patches hidden, and `labels`
+        `(H,W)` then."""
+        hidden = torch.tensor([list(patches)], dtype=torch.int64)
+        logits = hidden_logits(self.model, self.scene.images, hidden)[0].float().cpu()
+        row, col = pixel
+        before = self.stages["logits"][0, :, row, col].float().softmax(0)
+        kind = int(before.argmax())
+        left = logits[:, row, col].softmax(0)[kind]
+        labels = logits.argmax(0).byte().numpy()
+        return {"kind": kind, "before": float(before[kind]), "left": float(left), "labels": labels}
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -184,6 +232,7 @@ class View:
             "layers": layers,
             "heads": heads,
             "prefix": self.prefix,
+            "width": self.model.encoder.width,
             "stages": [
                 {"name": name, "channels": int(maps.shape[1]), "size": list(maps.shape[-2:])}
                 | {"colours": parcel.add(principal_colours(maps[0].float().cpu()))}
@@ -205,6 +254,16 @@ class View:
             "sizes": parcel.add(packed.sizes),
             "body": parcel.add(packed.body),
         }
+
+    def tour(self, parcel: Parcel, pool: int) -> dict[str, Any]:
+        """What the guided tour asks a kernel for, where a page has none."""
+        units = self.units.cpu()
+        if pool > 1:
+            units = pooled_tokens(units, self.grid, pool)
+        numbers, steps = few_directions(units)
+        unplaced = None if self.unplaced is None else parcel.add(self.unplaced)
+        likeness = {"numbers": parcel.add(numbers), "steps": parcel.add(steps)}
+        return {"unplaced": unplaced, "likeness": likeness}
 
     def packed(self, pool: int) -> PackedAttention:
         if pool not in self._packed:

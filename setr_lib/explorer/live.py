@@ -27,12 +27,13 @@ ENGINE = (
     *("kernel", "machine", "tensors", "layers", "encoder", "decoders", "network"),
     *("answers", "worker"),
 )
-LIVE = (
-    *("client", "take", "scene", "hiding", "bars", "pictures", "stops", "tour", "page", "site"),
-    "start",
-)
+LIVE = ("client", "take", "runner", "scene", "page", "site", "start")
 ONE_FILE = "setr-live.html"
 LIMIT = 8_000_000  # bytes of the one file
+TITLE = "SETR, live on your picture"
+HEADING = f'<h1 style="font-size:1.2em;margin:0 0 8px">{TITLE}</h1>'
+# What a network was trained on, for a reader who has never heard of it, and what it then knows.
+KNOWN = {"camvid": ("CamVid, streets seen from a car", "streets")}
 
 
 SHARED = [name for name in MODULES if name not in ("twins", "index")]
@@ -44,7 +45,9 @@ class LiveNetwork:
     """A trained network as a page offers it.
 
     Attributes:
-        facts: what the page shows and needs: name, title, says, base, bytes, file, miou, probes.
+        facts: what the page shows and needs: name, title, short and long words about it, base,
+            bytes, file, miou, probes; networks of one `kind` (patches, size, classes) may stand
+            side by side.
         weights: a safetensors file, see `page_weights`.
     """
 
@@ -67,13 +70,17 @@ def live_network(folder: str | os.PathLike[str]) -> LiveNetwork:
     recipe, classes = about["recipe"], list(about["classes"])
     miou = facts["best"]["miou"]
     words = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}
-    title = f"SETR-{words[model.config.decoder]}, tiny"
-    data = {"camvid": "CamVid"}.get(recipe["dataset"], recipe["dataset"])
+    title = f"SETR-{words[model.config.decoder]}"
+    name = recipe["dataset"]
+    data, kinds = KNOWN.get(name, (name, f"the data set {name}"))
     size = " x ".join(str(side) for side in recipe["scale"])
+    used = [p for name, p in model.named_parameters() if not name.startswith("aux_heads.")]
+    parameters = sum(one.numel() for one in used) / 1e6
+    short = f"{title} knows {len(classes)} classes of {kinds}: {100 * miou:.1f} mIoU."
     says = (
-        f"{title}: trained on photographs of streets ({data}, seen from a car), it knows "
+        f"{title}, {parameters:.1f} million parameters, trained on {data}. It knows "
         f"{len(classes)} classes and nothing else: {', '.join(classes)}. Whatever you show it "
-        f"becomes one of these. It is small and often wrong: {100 * miou:.1f} mIoU on streets "
+        f"becomes one of these. It is small and often wrong: {100 * miou:.1f} mIoU on pictures "
         f"it has not seen, at {size} pixels."
     )
     known = {"classes": classes, "palette": about["palette"]}
@@ -81,6 +88,8 @@ def live_network(folder: str | os.PathLike[str]) -> LiveNetwork:
     file = folder / "probes.safetensors"
     probes = load_probes(file) if file.is_file() else None
     shown = {"name": folder.name, "title": title, "says": says, "base": recipe["scale"]}
+    kind = [model.encoder.patch_size, recipe["scale"], classes]
+    shown |= {"short": short, "kind": json.dumps(kind)}
     shown |= {"file": f"{folder.name}.safetensors", "bytes": len(weights), "miou": miou}
     if probes:
         of_blocks = probes.about.get("miou", {}).get("probe", {})
@@ -124,7 +133,7 @@ def one_file(network: LiveNetwork, sample: bytes, still: bytes) -> str:
     )
     weights = text64(deflate(network.weights))
     page = (
-        f"{page_head('SETR, live on your picture', policy)}{box(still_address(still))}"
+        f"{page_head(TITLE, policy)}{HEADING}{box(still_address(still))}"
         f'<script type="text/plain" data-network="{network.facts["name"]}">{weights}</script>\n'
         f"<script>{code}</script></main>\n</body>\n</html>\n"
     )

@@ -140,6 +140,37 @@ def cell_numbers(grid: Size, prefix: int, pool: int) -> Tensor:
     return torch.cat([torch.arange(prefix), cells.flatten()])
 
 
+def pooled_tokens(units: Tensor, grid: Size, pool: int) -> Tensor:
+    """`(L,N,D)` of length 1 -> `(L,cells,D)` of length 1: the mean token of every cell."""
+    cells = cell_numbers(grid, 0, pool)
+    sums = torch.zeros(len(units), int(cells.max()) + 1, units.shape[2])
+    return torch.nn.functional.normalize(sums.index_add(1, cells, units), dim=-1)
+
+
+def few_directions(units: Tensor, accuracy: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of length 1 in the fewest numbers that keep every cosine within `accuracy`.
+
+    Turned to their principal directions, what the last of them add to a cosine is at most the
+    largest squared length that a token has along them.
+
+    Args:
+        units: `(L,N,D)`.
+
+    Returns:
+        `(L,N,R)` int8 and the step `(L)` float32 that each block's numbers count in.
+    """
+    turned = []
+    for tokens in units.double():
+        _, vectors = torch.linalg.eigh(tokens.T @ tokens)
+        turned.append(tokens @ vectors.flip(1))
+    whole = torch.stack(turned)
+    behind = whole.square().flip(2).cumsum(2).flip(2).amax((0, 1))  # of directions d, d + 1, ...
+    whole = whole[:, :, : int((behind > accuracy).sum())]
+    steps = whole.abs().amax((1, 2)) / 127
+    numbers = (whole / steps[:, None, None]).round().to(torch.int8)
+    return numbers.numpy(), steps.float().numpy()
+
+
 class Parcel:
     """One file of JSON and arrays: `add` gives what the JSON says of an array, `pack` the bytes.
 

@@ -17,9 +17,9 @@ from .packing import deflate, text64
 MODULES = (
     *("names", "numbers", "parcel", "cells", "attention", "live", "npz"),
     *("measures", "scores", "view", "words"),
-    *("address", "canvas", "chart", "picture", "maps", "layout", "theme", "save"),
-    *("panel_grid", "panel_heads", "panel_forward", "panel_emergence", "panel_cause"),
-    *("hands", "explorer", "twins", "index"),
+    *("address", "canvas", "chart", "picture", "maps", "theme", "save", "hiding"),
+    *("panel_grid", "panel_heads", "panel_forward", "panel_emergence", "panel_cause", "asks"),
+    *("hands", "bars", "pictures", "stops", "tour", "layout", "explorer", "twins", "index"),
 )
 # A box whose attributes hold the module and the data, with a picture for where scripts do not run.
 # The module starts every box of the page that waits; an old browser keeps the picture.

@@ -10,7 +10,7 @@ file the same module reads everything from the page itself.
 import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anywidget
@@ -18,6 +18,7 @@ import numpy as np
 import traitlets
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
+from torch import Tensor
 
 from ..attention.probes import Probes
 from ..files import unknown, whole_file
@@ -217,6 +218,7 @@ class AttentionExplorer(anywidget.AnyWidget):
                     facts["attention"] = view.attention(parcel, pool)
                     facts["means"] = view.means
                     facts["causes"] = view.causes(parcel)
+                    facts["tour"] = view.tour(parcel, pool)
                 about["models"].append(facts)
             images.append(about)
             self._forget_all_but(0)
@@ -232,7 +234,7 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     def _still(self) -> bytes:
         view = self._views[0][0]
-        number = self._patch(view, self.view["pixel"])
+        number = _patch(view, self.view["pixel"])
         rows = view.rows(number, "from")[:, :, view.prefix :].mean(1)
         layers = sorted({round(share * (len(rows) - 1)) for share in (0, 1 / 3, 2 / 3, 1)})
         maps = [rows[layer].view(view.grid).numpy() for layer in layers]
@@ -241,7 +243,7 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     def _alt(self) -> str:
         view = self._views[0][0]
-        row, col = divmod(self._patch(view, self.view["pixel"]), view.grid[1])
+        row, col = divmod(_patch(view, self.view["pixel"]), view.grid[1])
         return (
             f"What the patch in row {row}, column {col} of {view.grid[0]}x{view.grid[1]} looks at: "
             f"mean over the {view.shape[1]} heads of some of the {view.shape[0]} blocks"
@@ -259,10 +261,11 @@ class AttentionExplorer(anywidget.AnyWidget):
         self.send({**answer, "id": number}, [array.tobytes() for array in arrays])
 
     def answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """What the module is told: `ask` is "rows", "rollout", "means", "cause" or "html".
+        """What the module is told: `ask` is one of `ANSWERS`.
 
         Returns:
-            Plain values, and float32 arrays: `(L,H,T)` rows, `(L,N)` rollout.
+            Plain values, and arrays: float32 `(L,H,T)` rows, `(L,N)` rollout and likeness, `(K)`
+            products; uint8 `(H,W)` labels without positions or with patches hidden, and a page.
 
         Raises:
             ValueError: for a pixel outside the image, or another question.
@@ -270,24 +273,19 @@ class AttentionExplorer(anywidget.AnyWidget):
         number, model, ask = question.get("image", 0), question.get("model", 0), question["ask"]
         if not 0 <= number < len(self._views) or not 0 <= model < len(self._names):
             raise ValueError(f"there is no image {number} with network {model}")
-        view = self._views[number][model]
-        self._forget_all_but(number)
-        if ask in ("rows", "rollout"):
-            direction = question.get("direction", "from")
-            if direction not in DIRECTIONS:
-                raise ValueError(unknown("direction", direction, DIRECTIONS))
-            patch = self._patch(view, question["pixel"])
-            found = (view.rows if ask == "rows" else view.rollout)(patch, direction)
-            return {"shape": list(found.shape)}, [found.float().contiguous().numpy()]
-        if ask == "means":
-            return {"means": view.means}, []
-        if ask == "cause":
-            pixel = given.inside(question["pixel"], view.scene.size)
-            found = view.cause([pixel] * 4, int(question["k"]))  # four random draws
-            return {**found, "patches": found["patches"].tolist()}, []
+        if ask not in ANSWERS:
+            raise ValueError(unknown("question", ask, ANSWERS))
         if ask == "html":
             return {}, [np.frombuffer(self._page().encode(), np.uint8)]
-        raise ValueError(unknown("question", ask, ["rows", "rollout", "means", "cause", "html"]))
+        self._forget_all_but(number)
+        found: dict[str, Any] | Tensor | np.ndarray | None
+        found = ANSWERS[ask](self._views[number][model], question)
+        if isinstance(found, dict):
+            labels = found.pop("labels", None)
+            return found, [] if labels is None else [labels]
+        if isinstance(found, Tensor):
+            found = found.float().contiguous().numpy()
+        return ({}, []) if found is None else ({"shape": list(found.shape)}, [found])
 
     def _forget_all_but(self, number: int) -> None:
         """Queries and keys are kept for one image only."""
@@ -296,8 +294,57 @@ class AttentionExplorer(anywidget.AnyWidget):
                 if other != number:
                     view.forget()
 
-    @staticmethod
-    def _patch(view: View, pixel: Sequence[int]) -> int:
-        """The number of the patch that holds a pixel."""
-        row, col = given.inside(pixel, view.scene.size)
-        return row // view.patch * view.grid[1] + col // view.patch
+
+def _patch(view: View, pixel: Sequence[int]) -> int:
+    """The number of the patch that holds a pixel."""
+    row, col = given.inside(pixel, view.scene.size)
+    return row // view.patch * view.grid[1] + col // view.patch
+
+
+def _direction(question: dict[str, Any]) -> str:
+    direction = question.get("direction", "from")
+    if direction not in DIRECTIONS:
+        raise ValueError(unknown("direction", direction, DIRECTIONS))
+    return direction
+
+
+def _rows(view: View, question: dict[str, Any]) -> Tensor:
+    return view.rows(_patch(view, question["pixel"]), _direction(question))
+
+
+def _rollout(view: View, question: dict[str, Any]) -> Tensor:
+    return view.rollout(_patch(view, question["pixel"]), _direction(question))
+
+
+def _likeness(view: View, question: dict[str, Any]) -> Tensor:
+    return view.likeness(_patch(view, question["pixel"]))
+
+
+def _products(view: View, question: dict[str, Any]) -> Tensor:
+    place = given.first_map(view.shape, question["block"], question["head"])
+    both = [_patch(view, question[name]) for name in ("pixel", "other")]
+    return view.products(place["block"], int(place["head"]), *both)
+
+
+def _cause(view: View, question: dict[str, Any]) -> dict[str, Any]:
+    pixel = given.inside(question["pixel"], view.scene.size)
+    found = view.cause([pixel] * 4, int(question["k"]))  # four random draws
+    return {**found, "patches": found["patches"].tolist()}
+
+
+def _without(view: View, question: dict[str, Any]) -> dict[str, Any]:
+    return view.without(question["patches"], given.inside(question["pixel"], view.scene.size))
+
+
+# What the module may ask of one network and one image.
+ANSWERS: dict[str, Callable[[View, dict[str, Any]], Any]] = {
+    "rows": _rows,
+    "rollout": _rollout,
+    "means": lambda view, _: {"means": view.means},
+    "cause": _cause,
+    "likeness": _likeness,
+    "products": _products,
+    "unplaced": lambda view, _: view.unplaced,
+    "without": _without,
+    "html": lambda view, _: None,  # of the whole explorer: answered there
+}

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { firstOf, ranksOf } from "../../setr_lib/explorer/live/hiding.js";
+import { firstOf, ranksOf } from "../../setr_lib/explorer/js/hiding.js";
 import { fitted } from "../../setr_lib/explorer/live/take.js";
 
 test("the asking patch is never hidden, and equals keep their order", () => {

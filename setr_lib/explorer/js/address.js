@@ -1,9 +1,10 @@
 // The state of a page in its address, so that a view can be linked: #b=3&h=mean&px=30,174.
 
-import { COLOUR_SCALES, DIRECTIONS, PANELS, SUMMARIES } from "./names.js";
+import { COLOUR_SCALES, DIRECTIONS, MODES, PANELS, SUMMARIES } from "./names.js";
 
 const SHORT = { block: "b", head: "h", direction: "dir", image: "img", model: "net" };
-Object.assign(SHORT, { panel: "p", mode: "mode", stop: "stop", network: "of", scale: "c" });
+Object.assign(SHORT, { panel: "p", mode: "mode", stop: "stop", network: "of" });
+Object.assign(SHORT, { second: "and", scale: "c" });
 
 /** What is in `state` of what an address can hold, as the part after #. */
 export function toAddress(state) {
@@ -31,7 +32,8 @@ export function fromAddress(text) {
 }
 
 /** Of what an address asks for, what exists: there are so many `images`, `layers` and `heads`. */
-export function existing(found, { images = 1, models = 1, layers = Infinity, heads = Infinity }) {
+export function existing(found, facts) {
+  const { images = 1, models = 1, layers = Infinity, heads = Infinity, stops = 7 } = facts;
   const good = {
     image: (value) => value < images,
     model: (value) => value < models || (value === "difference" && models > 1),
@@ -39,6 +41,8 @@ export function existing(found, { images = 1, models = 1, layers = Infinity, hea
     head: (value) => SUMMARIES.includes(value) || (typeof value === "number" && value < heads),
     direction: (value) => value in DIRECTIONS,
     panel: (value) => value in PANELS,
+    mode: (value) => value in MODES,
+    stop: (value) => value >= 1 && value <= stops,
     scale: (value) => value in COLOUR_SCALES,
   };
   const kept = Object.entries(found).filter(([name, value]) => good[name]?.(value) ?? true);

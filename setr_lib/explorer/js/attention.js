@@ -60,6 +60,15 @@ export class Attention {
     return found;
   }
 
+  /** What query and key of two cells give number by number; a page's are turned, few, as one. */
+  async products(block, head, from, to) {
+    const { q, k, rank } = this.vectors[block * this.heads + head];
+    const row = (all, cell) =>
+      all.subarray((this.prefix + cell) * rank, (this.prefix + cell + 1) * rank);
+    const [asks, answers] = [row(q, from), row(k, to)];
+    return asks.map((value, n) => value * answers[n]);
+  }
+
   /** Every row's normaliser and every layer's mean over the heads, a little at a time. */
   prepare() {
     this.done ??= this.readAll();
@@ -147,7 +156,25 @@ export function stored(parcel, image, facts) {
   const tokens = facts.prefix + evenOver(image.grid, 0, pool).length;
   const count = facts.layers * facts.heads;
   const vectors = unpackVectors(parcel, facts.attention, count, tokens, rank);
-  return new Attention({ ...facts, pool, error }, image, vectors);
+  const source = new Attention({ ...facts, pool, error }, image, vectors);
+  const { unplaced, likeness } = facts.tour ?? {};
+  source.unplaced = async () => unplaced && parcel.array(unplaced);
+  source.likeness = async (cell) => likeness && cosines(parcel, likeness, cell);
+  return source;
+}
+
+/** (N) per block: the cosine between a cell's token and every other; numbers (L,N,R) in steps. */
+function cosines(parcel, { numbers, steps }, cell) {
+  const [layers, count, rank] = numbers.shape;
+  const [whole, each] = [parcel.array(numbers), parcel.array(steps)];
+  return Array.from({ length: layers }, (_, layer) =>
+    Float32Array.from({ length: count }, (_, n) => {
+      const [a, b] = [cell, n].map((one) => (layer * count + one) * rank);
+      let dot = 0;
+      for (let r = 0; r < rank; r++) dot += whole[a + r] * whole[b + r];
+      return dot * each[layer] ** 2;
+    }),
+  );
 }
 
 /** One {q, k, rank} per head, rows of `rank` numbers; q carries both sides' steps. */

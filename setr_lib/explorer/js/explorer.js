@@ -1,6 +1,7 @@
 // The state of one explorer: what is chosen, what is asked, when what is drawn. Hands change it.
 
-import { existing, fromAddress, showAddress } from "./address.js";
+import { existing, showAddress } from "./address.js";
+import { askMeans } from "./asks.js";
 import { stored } from "./attention.js";
 import { greyOf, tableOf } from "./canvas.js";
 import { cellOf } from "./cells.js";
@@ -9,14 +10,15 @@ import { STYLE, fillHeads, skeleton } from "./layout.js";
 import { Live } from "./live.js";
 import { drawMap } from "./maps.js";
 import { PANELS } from "./names.js";
-import { causeCounts, drawCause } from "./panel_cause.js";
+import { drawCause } from "./panel_cause.js";
 import { drawEmergence } from "./panel_emergence.js";
 import { drawForward } from "./panel_forward.js";
 import { drawGrid } from "./panel_grid.js";
 import { drawHeads } from "./panel_heads.js";
 import { drawPicture } from "./picture.js";
-import { keep } from "./save.js";
+import { STOPS } from "./stops.js";
 import { followTheme } from "./theme.js";
+import { Tour } from "./tour.js";
 import { View } from "./view.js";
 import { sentence } from "./words.js";
 
@@ -31,27 +33,33 @@ const FIRST = {
   ...{ image: 0, model: 0, pixel: [0, 0], direction: "from", block: 0, head: "mean" },
   ...{ scale: "times", opacity: 0.75, under: "photo", panel: "grid" },
   ...{ reader: null, cause: 0, chart: "distance", over: "patch", sort: null },
+  ...{ mode: "explore", stop: 1 },
 };
 
-/** What the page's address asks for, as far as the page has it. */
-function asked({ images, names }) {
+/** Of what a view or an address asks for, what this parcel has. */
+function possible(found, { images, names }) {
   const [{ models }] = images;
-  const facts = { images: images.length, models: names.length };
+  const facts = { images: images.length, models: names.length, stops: STOPS.length };
   const least = (name) => Math.min(...models.map((one) => one[name]));
   Object.assign(facts, { layers: least("layers"), heads: least("heads") });
-  return existing(fromAddress(location.hash), facts);
+  const kept = existing(found, facts);
+  return kept.mode === "numbers" ? { ...kept, mode: "explore", panel: "heads" } : kept;
 }
 
 export class Explorer {
-  /** `options`: ask, tell and view of a live kernel, or page, the HTML that a page is kept as. */
+  /**
+   * `options`: `ask(question)` of a live network and `source(image, model)` of its attention;
+   * `view`, what is shown first, and `tell(view)` of changes; `page`, the HTML that a page is kept
+   * as; `address`: whether the page's address follows; `changed(state)`: told of all of it;
+   * `inside`: whether the page around has a frame, and no page to save; `trouble(error)`: words.
+   */
   constructor(host, parcel, pictures, options) {
     const { header } = parcel;
     Object.assign(this, { options, shadow: host.attachShadow({ mode: "open" }), host });
     this.shadow.innerHTML = `<style>${STYLE}</style>${skeleton(header)}`;
     const named = [...this.shadow.querySelectorAll("[data-at]")];
     this.at = Object.fromEntries(named.map((node) => [node.dataset.at, node]));
-    this.state = { ...FIRST, ...header.view, ...options.view };
-    if (options.address) Object.assign(this.state, asked(header));
+    this.state = { ...FIRST, ...header.view, ...possible(options.view ?? {}, header) };
     this.view = new View(parcel, this.state, Boolean(options.ask));
     this.view.photos = pictures.map((picture) => ({ colour: picture, grey: greyOf(picture) }));
     const tables = ["viridis", "difference", "times"];
@@ -61,11 +69,15 @@ export class Explorer {
     this.sources = new Map();
     this.hits = {}; // panel -> what can be hit in it, as its drawing returned it
     this.ticket = this.due = this.frame = 0;
+    this.tour = new Tour(this);
   }
 
   begin() {
     listen(this);
-    if (this.options.pageless) this.at.save.querySelector("[value=html]").remove();
+    if (this.options.inside) {
+      this.at.save.querySelector("[value=html]").remove();
+      this.at.card.classList.add("plain");
+    }
     this.theme = followTheme(this.host, () => this.draw());
     let width = 0;
     this.sizes = new ResizeObserver(([entry]) => {
@@ -110,6 +122,7 @@ export class Explorer {
     state.pixel = [Math.min(state.pixel[0], rows - 1), Math.min(state.pixel[1], cols - 1)];
     if (tell) this.tell();
     if (this.options.address) showAddress(state);
+    this.options.changed?.(state);
     // What the numbers depend on; everything else only changes how they are drawn.
     const question = JSON.stringify([state.image, state.pixel, state.direction]);
     if (question !== this.asked) {
@@ -201,47 +214,12 @@ export class Explorer {
 
   trouble(error) {
     console.warn("attention explorer:", error.message);
+    const words = this.options.trouble?.(error);
+    if (words) return void (this.at.trouble.textContent = words);
     const why = `Python does not answer (${error.message}). It may be busy; if it was restarted`;
     this.at.trouble.textContent = error.answer
       ? `Python answered: ${error.message}`
       : `${why}, or this page was saved, run the cell again. What is shown was answered before.`;
-  }
-
-  /** Means over all patches, for the panel that shows them. */
-  async askMeans() {
-    const { view } = this;
-    const source = this.source(view.answered.image, view.model);
-    if (view.means?.source === source || this.meansOf === source) return;
-    this.meansOf = source;
-    view.means = null;
-    try {
-      view.means = { ...(await source.means()), source };
-      this.draw();
-    } catch (error) {
-      this.trouble(error);
-    }
-    this.meansOf = null;
-  }
-
-  async checkCause() {
-    const { view, state } = this;
-    const { image, pixel } = view.answered;
-    const { model } = state;
-    const k = causeCounts(view)[state.cause];
-    this.at.causeWords.textContent = "The kernel runs the network with patches hidden …";
-    try {
-      const question = { ask: "cause", image, model: view.model, pixel, k };
-      const { content } = await this.options.ask(question);
-      const falls = content.probability_fall;
-      const [attended, nearby, random] = content.patches[0];
-      view.checked = { k, image, model, pixel, away: 0, over: null };
-      Object.assign(view.checked, { kind: content.class[0], before: content.probability[0] });
-      view.checked.hidden = { attended, nearest: nearby, random };
-      view.checked.falls = { ...falls, attended: [falls.attended[0]], nearest: [falls.nearest[0]] };
-    } catch (error) {
-      this.trouble(error);
-    }
-    this.draw();
   }
 
   // --------------------------------------------------------------------------------- drawing
@@ -252,21 +230,33 @@ export class Explorer {
     if (this.frame || !this.view.answered || !this.at.card.clientWidth) return;
     const everything = this.due === 2;
     this.due = 0;
-    drawPicture(this.view, this.at);
-    for (const tile of this.shadow.querySelectorAll(".map")) drawMap(this.view, tile);
-    if (everything) this.drawRest();
+    if (everything) this.drawControls();
+    if (this.state.mode === "tour") this.tour.draw();
+    else this.drawMaps(everything);
     this.frame = requestAnimationFrame(() => {
       this.frame = 0;
       if (this.due) this.draw(this.due === 2);
     });
   }
 
-  drawRest() {
+  /** What all modes share: buttons, the slider of the blocks, the menu of the heads. */
+  drawControls() {
     const { at, state, shadow, view } = this;
+    const tour = state.mode === "tour";
+    const numbers = !tour && state.panel === "heads";
     for (const button of shadow.querySelectorAll("[data-do][aria-pressed]")) {
       const { do: what, value } = button.dataset;
-      button.setAttribute("aria-pressed", String(String(state[what]) === value));
+      const now = what === "mode" && numbers ? "numbers" : String(state[what]);
+      button.setAttribute("aria-pressed", String(now === value));
     }
+    for (const button of shadow.querySelectorAll("[data-do=stop]")) {
+      const here = tour && Number(button.dataset.value) === state.stop;
+      if (here) button.setAttribute("aria-current", "step");
+      else button.removeAttribute("aria-current");
+    }
+    for (const part of shadow.querySelectorAll("[data-in]"))
+      part.hidden = part.dataset.in !== (tour ? "tour" : "explore");
+    at.controls.hidden = tour && !STOPS[state.stop - 1].controls;
     at.block.max = view.facts.layers - 1;
     at.block.value = state.block;
     at.blockOut.textContent = `${state.block} of 0–${view.facts.layers - 1}`;
@@ -274,6 +264,16 @@ export class Explorer {
     at.head.value = String(state.head);
     at.opacity.value = state.opacity;
     at.scale.value = state.scale;
+    const answered = JSON.stringify([view.answered.image, view.pixel, view.direction]);
+    if (view.answered.done && answered === this.asked) at.card.ariaBusy = "false";
+  }
+
+  /** The picture and the maps; with `everything` the words and the panel too. */
+  drawMaps(everything) {
+    const { at, state, shadow, view } = this;
+    drawPicture(view, at);
+    for (const tile of shadow.querySelectorAll(".map")) drawMap(view, tile);
+    if (!everything) return;
     at.words.textContent = sentence(view);
     for (const name of Object.keys(PANELS)) {
       const tab = shadow.querySelector(`[role=tab][data-value=${name}]`);
@@ -281,10 +281,8 @@ export class Explorer {
       tab.tabIndex = state.panel === name ? 0 : -1;
       shadow.querySelector(`[data-panel=${name}]`).hidden = state.panel !== name;
     }
-    if (state.panel === "heads" && state.over === "all") this.askMeans();
+    if (state.panel === "heads" && state.over === "all") askMeans(this);
     this.hits[state.panel] = DRAW[state.panel](view, at);
-    const answered = JSON.stringify([view.answered.image, view.pixel, view.direction]);
-    if (view.answered.done && answered === this.asked) at.card.ariaBusy = "false";
   }
 
   /** Read the sentence out, once the reader stays. */
@@ -295,6 +293,12 @@ export class Explorer {
     }, 400);
   }
 
+  /** Where the reader is: a stop of the tour, or a panel. */
+  get place() {
+    const { mode, stop, panel } = this.state;
+    return mode === "tour" ? stop : panel;
+  }
+
   /** Step through the blocks; one step only for who wants no motion. */
   async play() {
     const { state } = this;
@@ -303,25 +307,12 @@ export class Explorer {
       this.change({ block: (state.block + 1) % layers });
       return;
     }
+    const where = this.place;
     const turn = (this.turn = (this.turn ?? 0) + 1);
     for (let block = 0; block < layers; block++) {
       this.change({ block });
       await new Promise((go) => setTimeout(go, 500));
-      if (turn !== this.turn || state.panel !== "emergence" || state.block !== block) return;
+      if (turn !== this.turn || where !== this.place || state.block !== block) return;
     }
-  }
-
-  async savePage() {
-    let { page } = this.options;
-    try {
-      if (!page) {
-        this.at.words.textContent = "Python writes the page …";
-        page = (await this.options.ask({ ask: "html" })).buffers[0];
-      }
-      keep(new Blob([page], { type: "text/html" }), "attention.html");
-    } catch (error) {
-      this.trouble(error);
-    }
-    this.draw();
   }
 }

@@ -1,5 +1,6 @@
 // Mouse, finger and keys: what they mean, as changes of an explorer.
 
+import { checkCause, savePage } from "./asks.js";
 import { cellOf } from "./cells.js";
 import { nearest } from "./chart.js";
 import { SUMMARIES, headName } from "./names.js";
@@ -47,14 +48,7 @@ export function listen(explorer) {
 /** A click on the picture asks; pointing at it or at a map reads. */
 function listenToScreen(explorer, screen) {
   const { view } = explorer;
-  const pixelAt = (event) => {
-    if (!view.answered) return null;
-    const box = screen.getBoundingClientRect();
-    const [rows, cols] = view.image.size;
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-    const col = Math.floor(((event.clientX - box.left) / box.width) * cols);
-    return row >= 0 && row < rows && col >= 0 && col < cols ? [row, col] : null;
-  };
+  const pixelAt = (event) => (view.answered ? pixelUnder(event, screen, view.image) : null);
   screen.addEventListener("pointerdown", (event) => {
     const pixel = pixelAt(event);
     screen.focus({ preventScroll: true });
@@ -67,6 +61,14 @@ function listenToScreen(explorer, screen) {
   screen.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse") readAt(explorer, null);
   });
+}
+
+/** [row, column] of the image that fills `element`, or null beside it. */
+export function pixelUnder(event, element, { size: [rows, cols] }) {
+  const box = element.getBoundingClientRect();
+  const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
+  const col = Math.floor(((event.clientX - box.left) / box.width) * cols);
+  return row >= 0 && row < rows && col >= 0 && col < cols ? [row, col] : null;
 }
 
 /** Read the cell of a pixel off every map; who asks stays who asks. */
@@ -104,15 +106,23 @@ function press(explorer, button) {
     model: () => explorer.change({ model: value === "difference" ? value : Number(value) }),
     image: () => explorer.change({ image: Number(value) }),
     panel: () => explorer.change({ panel: value }),
+    mode: () => explorer.change(enter(value, state)),
+    stop: () => explorer.change({ mode: "tour", stop: Number(value) }),
     select: () => explorer.change({ block: Number(block), head: Number(head) }),
     sort: () => {
       const down = state.sort?.column === value && !state.sort.down;
       explorer.change({ sort: { column: value, down } });
     },
-    check: () => explorer.checkCause(),
+    check: () => checkCause(explorer),
     play: () => explorer.play(),
   };
   actions[what]();
+}
+
+/** Numbers are a panel of their own; who explores has seen them, or another one. */
+function enter(mode, { panel }) {
+  if (mode === "numbers") return { mode: "explore", panel: "heads" };
+  return mode === "explore" && panel === "heads" ? { mode, panel: "grid" } : { mode };
 }
 
 /** The chosen entry of the menu, which then stands at "Save …" again. */
@@ -126,7 +136,7 @@ function save(explorer) {
       keep(snapshot(part, at.card), `${part.dataset.panel || "attention"}.png`);
     },
     npz: () => saveNumbers(explorer.view),
-    html: () => explorer.savePage(),
+    html: () => savePage(explorer),
   };
   ways[what]?.();
 }
@@ -164,7 +174,7 @@ function moveReading(explorer, arrow) {
 }
 
 /** The middle of the next patch or cell, within the image. */
-function beside(view, [row, col], { patch, grid, size }, [down, right]) {
+export function beside(view, [row, col], { patch, grid, size }, [down, right]) {
   const step = view.answered?.now[0].source.pool ?? 1;
   const middle = (index, count, side) => {
     const kept = Math.max(0, Math.min(count - 1, index));

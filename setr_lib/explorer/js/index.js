@@ -2,6 +2,7 @@
 // data-payload carry all numbers themselves: a committed notebook, the book's page, a file from
 // save_html.
 
+import { fromAddress } from "./address.js";
 import { Explorer } from "./explorer.js";
 import { PATIENCE, kernel } from "./live.js";
 import { decodeJpeg, fromBase64, openParcel } from "./parcel.js";
@@ -71,7 +72,8 @@ for (const box of document.querySelectorAll(".setr-explorer[data-payload]:not([d
   box.dataset.open = "";
   hideDeadWidgets(box);
   const address = box.matches("body > main > .setr-explorer"); // a file of its own, from save_html
-  start(box, fromBase64(box.dataset.payload), { page, address }).catch((error) => {
+  const view = address ? { mode: "tour", ...fromAddress(location.hash) } : {};
+  start(box, fromBase64(box.dataset.payload), { page, address, view }).catch((error) => {
     console.error("attention explorer:", error); // the still picture stays
   });
 }

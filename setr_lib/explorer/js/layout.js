@@ -1,13 +1,14 @@
 // What the page consists of, before anything is drawn. `data-at` names what is filled in later;
 // `data-skip` marks what is left out of pictures and of print.
 
-import { COLOUR_SCALES, DIRECTIONS, GLOSSARY, PANELS, PANEL_HINTS } from "./names.js";
+import { COLOUR_SCALES, DIRECTIONS, GLOSSARY, MODES, PANELS, PANEL_HINTS } from "./names.js";
 import { escape } from "./numbers.js";
+import { STOPS } from "./stops.js";
 
 export const STYLE = `/* explorer.css */`;
-const INTRO = `A transformer sees a picture as patches. In each of its blocks every head lets each
-  patch collect from all others, from some more than from others: that share is attention.
-  <b>Click a patch in the picture</b> and see what it looks at; then move the block.`;
+const INTRO = `<span>A transformer sees a picture as patches. In each of its blocks every head lets
+  each patch collect from all others, from some more than from others: that share is attention.
+  </span><b>Click a patch in the picture</b> and see what it looks at; then move the block.`;
 const KEYS = `With the picture or a map in focus: arrows move the patch that asks, with Shift they
   read another one off the maps. Anywhere here: digits choose the block (two within a second make
   one number), [ and ] the head. Blocks, heads, rows and columns count from 0.`;
@@ -18,19 +19,26 @@ export function skeleton(header) {
   if (several) tiles.push(tile("difference"));
   return `
   <section class="card" data-at="card" aria-label="Attention explorer">
-    <p class="intro">${INTRO}</p>
+    ${ways()}
+    <p class="intro" data-in="explore">${INTRO}</p>
     <header>${choices(header)}</header>
-    <div class="tiles ${several ? "four" : ""}">${picture(header)}${tiles.join("")}</div>
+    ${tour()}
+    <div class="tiles ${several ? "four" : ""}" data-in="explore">
+      ${picture(header)}${tiles.join("")}</div>
     ${controls()}
-    <p class="words" data-at="words"></p>
+    ${steps()}
+    <p class="words" data-at="words" data-in="explore"></p>
     <p class="trouble" role="alert" data-at="trouble"></p>
     <div class="unseen" aria-live="polite" data-at="spoken"></div>
-    <div role="tablist" aria-label="Panels">${Object.keys(PANELS).map(tab).join("")}</div>
-    ${panel("grid", grid())}
-    ${panel("heads", heads())}
-    ${panel("forward", forward())}
-    ${panel("emergence", emergence())}
-    ${panel("cause", cause())}
+    <div data-in="explore">
+      <div role="tablist" class="strip" aria-label="Panels">
+        ${Object.keys(PANELS).map(tab).join("")}</div>
+      ${panel("grid", grid())}
+      ${panel("heads", heads())}
+      ${panel("emergence", emergence())}
+      ${panel("forward", forward())}
+      ${panel("cause", cause())}
+    </div>
     ${footer(header)}
   </section>`;
 }
@@ -49,12 +57,26 @@ export function fillHeads(select, count) {
 
 // ----------------------------------------------------------------------------------------- top
 
+/** How to look, and the way that a picture takes through the network. */
+function ways() {
+  const stop = ({ step }, n) =>
+    `<li><button type="button" data-do="stop" data-value="${n + 1}"><i>${n + 1}</i>
+      <span>${step}</span></button></li>`;
+  return `
+    <div class="ways" data-skip>
+      ${group("mode", "How to look", Object.entries(MODES))}
+      <nav aria-label="The tour: the way through the network" data-in="tour">
+        <ol class="strip">${STOPS.map(stop).join("")}</ol></nav></div>`;
+}
+
+function group(name, label, texts, where = "") {
+  const buttons = texts.map(([value, text]) => choice(name, value, text));
+  const aria = `role="group" aria-label="${label}"`;
+  return `<div class="choice" ${aria} ${where}>${buttons.join("")}</div>`;
+}
+
 function choices(header) {
-  const group = (name, label, texts) => {
-    const buttons = texts.map(([value, text]) => choice(name, value, text));
-    return `<div class="choice" role="group" aria-label="${label}">${buttons.join("")}</div>`;
-  };
-  const found = [group("direction", "Direction", Object.entries(DIRECTIONS))];
+  const found = [group("direction", "Direction", Object.entries(DIRECTIONS), 'data-in="explore"')];
   if (header.names.length > 1) {
     const names = header.names.map((name, n) => [n, escape(name)]);
     const all = [...names, ["difference", "difference"]];
@@ -111,14 +133,45 @@ function tile(model) {
 function controls() {
   const opacity = 'max="1" step="0.05" data-at="opacity" aria-label="Opacity of the overlay"';
   return `
-    <div class="controls" data-skip>
+    <div class="controls" data-at="controls" data-skip>
       <label title="A network is a row of equal blocks; 0 is the first">Block
         <input type="range" min="0" step="1" data-at="block">
         <output data-at="blockOut" aria-live="off"></output></label>
       <label title="The heads of a block look in different ways, side by side">Head
-        <select data-at="head"></select></label>
+        <select data-at="head"></select></label></div>
+    <div class="controls more" data-in="explore" data-skip>
       <label>Overlay <input type="range" min="0" ${opacity}></label>
       <label>Colours ${menu("scale", COLOUR_SCALES)}</label>
+    </div>`;
+}
+
+/** One stop at a time: a sentence, a thing to do, two pictures. */
+function tour() {
+  return `
+    <div data-in="tour" class="tour">
+      <h2 data-at="title" tabindex="-1"></h2>
+      <p data-at="saying"></p>
+      <p class="todo"><b>Now you:</b> <span data-at="todo"></span></p>
+      <div class="tools" data-at="tools" data-skip></div>
+      <div class="tiles">
+        <figure class="tile"><figcaption data-at="leftName"></figcaption>
+          <canvas tabindex="0" role="application" data-at="left"></canvas></figure>
+        <figure class="tile"><figcaption data-at="rightName"></figcaption>
+          <canvas tabindex="0" role="application" data-at="right"></canvas>
+          <div class="scale" data-at="mapScale"><span>≤ 1/16</span>
+            <div class="ramp" data-at="ramp"></div>
+            <span>≥ 16 times an even share</span></div></figure>
+      </div>
+    </div>`;
+}
+
+/** Below the slider that all modes share: what the stop found, and on to the next. */
+function steps() {
+  return `
+    <div data-in="tour" class="tour">
+      <div class="legend under" data-at="found" aria-live="polite"></div>
+      <div class="steps" data-skip><button type="button" data-at="back">Back</button>
+        <button type="button" data-at="next"></button></div>
     </div>`;
 }
 
@@ -139,7 +192,10 @@ function grid() {
   return `
     <div class="bar">
       <p>Every head of every block, for the same patch. Click one to enlarge it.</p></div>
-    <div class="scroll"><canvas data-at="grid" role="application" tabindex="0"></canvas></div>`;
+    <div class="scroll grid" data-at="gridScroll"><span class="corner">block</span>
+      <div class="blocks" data-at="gridBlocks" aria-hidden="true"></div>
+      <div class="heads" data-at="gridHeads" aria-hidden="true"></div>
+      <canvas data-at="grid" role="application" tabindex="0"></canvas></div>`;
 }
 
 function heads() {
@@ -223,14 +279,15 @@ function saveMenu(header) {
   if (tiles.length > 1) tiles.push(['png .map[data-model="difference"]', "map of the difference"]);
   const entries = [
     ["", "Save …"],
-    ["png .tile", "picture, as PNG"],
+    ["png .tile[data-panel]", "picture, as PNG"],
     ...tiles.map(([value, text]) => [value, `${text}, as PNG`]),
     ["png [role=tabpanel]:not([hidden])", "panel below, as PNG"],
     ["npz", "numbers of this patch, as npz"],
     ["html", "all of this, as one page"],
   ];
   const option = ([value, text]) => `<option value='${value}'>${escape(text)}</option>`;
-  return `<select data-at="save" aria-label="Save">${entries.map(option).join("")}</select>`;
+  const options = entries.map(option).join("");
+  return `<select data-at="save" data-in="explore" aria-label="Save">${options}</select>`;
 }
 
 function footer(header) {

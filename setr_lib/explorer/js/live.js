@@ -4,6 +4,7 @@ import { evenOver } from "./cells.js";
 
 // Seconds until an answer; a causal check runs the network, a page packs all of its attention.
 export const PATIENCE = { rows: 20, rollout: 20, means: 60, cause: 300, html: 1800 };
+Object.assign(PATIENCE, { likeness: 60, products: 20, unplaced: 60, without: 60 });
 
 /** Attention from the kernel: one row of every map for every question, nothing kept here. */
 export class Live {
@@ -20,24 +21,46 @@ export class Live {
     this.even = evenOver(image.grid, this.prefix, 1);
   }
 
-  async numbers(ask, cell, direction) {
-    const pixel = [
-      Math.floor(cell / this.grid[1]) * this.patch,
-      (cell % this.grid[1]) * this.patch,
-    ];
-    const { buffers } = await this.ask({ ask, pixel, direction, ...this.place });
-    const view = buffers[0];
-    return new Float32Array(
-      (view.buffer ?? view).slice(view.byteOffset ?? 0, (view.byteOffset ?? 0) + view.byteLength),
-    );
+  /** A pixel of the cell. */
+  pixelOf(cell) {
+    return [Math.floor(cell / this.grid[1]) * this.patch, (cell % this.grid[1]) * this.patch];
+  }
+
+  async numbers(ask, cell, facts) {
+    const pixel = this.pixelOf(cell);
+    const { buffers } = await this.ask({ ask, pixel, ...facts, ...this.place });
+    return new Float32Array(bytesOf(buffers[0]).buffer);
   }
 
   rows(cell, direction) {
-    return this.numbers("rows", cell, direction);
+    return this.numbers("rows", cell, { direction });
   }
 
   rollout(cell, direction) {
-    return this.numbers("rollout", cell, direction);
+    return this.numbers("rollout", cell, { direction });
+  }
+
+  products(block, head, from, to) {
+    return this.numbers("products", from, { block, head, other: this.pixelOf(to) });
+  }
+
+  async likeness(cell) {
+    const all = await this.numbers("likeness", cell);
+    const count = all.length / this.layers;
+    return Array.from({ length: this.layers }, (_, n) => all.subarray(n * count, (n + 1) * count));
+  }
+
+  /** Classes where no token is told its place, or null. */
+  async unplaced() {
+    const { buffers } = await this.ask({ ask: "unplaced", ...this.place });
+    return buffers[0] ? bytesOf(buffers[0]) : null;
+  }
+
+  /** Run with patches hidden -> {labels, kind, before, left}. */
+  async without(patches, pixel) {
+    const question = { ask: "without", patches, pixel, ...this.place };
+    const { content, buffers } = await this.ask(question);
+    return { ...content, labels: bytesOf(buffers[0]) };
   }
 
   async means() {
@@ -47,6 +70,12 @@ export class Live {
 
   prepare() {}
   stop() {}
+}
+
+/** A copy of the bytes that a front end hands over, aligned for any kind of number. */
+function bytesOf(view) {
+  const from = view.byteOffset ?? 0;
+  return new Uint8Array((view.buffer ?? view).slice(from, from + view.byteLength));
 }
 
 /**

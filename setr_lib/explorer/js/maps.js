@@ -66,8 +66,7 @@ function ruler(view, model, map, head) {
  * How the numbers of a map become colours: `share(i)` 0 to 1 along the table, the two ends in
  * words, and where uniform attention lies on the bar (2: beyond it).
  */
-export function colouring(view, map, model, head) {
-  const { scale } = view.state;
+export function colouring(view, map, model, head, scale = view.state.scale) {
   const { source } = view.now[model === "difference" ? 0 : model];
   const even = view.even(source, head);
   if (model !== "difference" && scale === "times") {

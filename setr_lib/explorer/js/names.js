@@ -8,11 +8,13 @@ export const COLOUR_SCALES = {
   root: "square root, shows the weak",
   shared: "one range for all maps",
 };
+export const MODES = { tour: "Tour", explore: "Explore", numbers: "Numbers" };
+// In the order in which a picture goes through the network.
 export const PANELS = {
   grid: "All heads",
   heads: "Reach",
-  forward: "From patch to class",
   emergence: "Block by block",
+  forward: "From patch to class",
   cause: "Does it matter?",
 };
 export const PANEL_HINTS = {

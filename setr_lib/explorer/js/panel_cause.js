@@ -39,7 +39,7 @@ export function drawCause(view, at) {
   at.causeResult.hidden = !found;
   at.causeWords.textContent = found
     ? causeText(view, found)
-    : "Press the button: the kernel hides the patches and runs the network again.";
+    : "Press the button: the network runs again with the patches hidden.";
   for (const choice of found ? Object.keys(CHOICES) : []) drawChoice(view, at, found, choice);
 }
 
@@ -50,7 +50,7 @@ function answer({ checked, answered, state }, k) {
 }
 
 /** The page's check of the pixel that is nearest to the chosen one. */
-function nearestCheck(view, k) {
+export function nearestCheck(view, k) {
   const { causes } = view.facts;
   const check = causes.checks.find((one) => one.k === k);
   const away = ([row, col]) => Math.hypot(row - view.pixel[0], col - view.pixel[1]);

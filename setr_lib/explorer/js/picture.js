@@ -140,7 +140,7 @@ export function drawReading(context, view, width) {
 }
 
 /** Where the cell of a pixel lies in a picture that is `width` wide. */
-function cellBox(view, pixel, width) {
+export function cellBox(view, pixel, width) {
   const { size, patch } = view.image;
   const side = (patch * view.now[0].source.pool * width) / size[1];
   const [row, col] = view.placeOf(pixel);

@@ -28,3 +28,11 @@ function along(index, pixels, cells) {
     cell: Math.min(cells - 1, Math.floor(((index + 0.5) * cells) / pixels)),
   };
 }
+
+/** A map (rows * cols, channels) as (channels, rows, cols). */
+export function channelsFirst({ data, rows, cols, channels }) {
+  const found = new Float32Array(data.length);
+  for (let n = 0; n < rows * cols; n++)
+    for (let c = 0; c < channels; c++) found[c * rows * cols + n] = data[n * channels + c];
+  return found;
+}

@@ -116,13 +116,16 @@ export class View {
 
   /** Class scores of the pixel's cell before the last resize, and of the pixel after it. */
   scoresAt(row, col) {
-    const { scores } = this.facts;
-    const [h, w] = scores.size;
-    const count = scores.classes.length;
+    const { classes, size, covers } = this.facts.scores;
+    return resized(this.scoreValues(), classes.length, size, covers, row, col);
+  }
+
+  /** (K,h,w): class scores of all cells. */
+  scoreValues() {
+    const { classes, size, step, differences, values } = this.facts.scores;
     const decoded = () =>
-      decodeScores(this.parcel.array(scores.differences), count, h, w, scores.step);
-    const values = scores.values ?? this.once(`scores ${scores.differences.at}`, decoded);
-    return resized(values, count, scores.size, scores.covers, row, col);
+      decodeScores(this.parcel.array(differences), classes.length, ...size, step);
+    return values ?? this.once(`scores ${differences.at}`, decoded);
   }
 
   /** Row and column as the maps count them: of the cell, which may hold several patches. */

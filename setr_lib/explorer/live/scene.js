@@ -1,40 +1,41 @@
-// What the worker found, in the form that the explorer reads: a parcel, and a source of attention.
+// What the workers found, in the form that the explorer reads: a parcel, and sources of attention.
 
 import { Attention } from "../js/attention.js";
 import { measure, uniform } from "../js/measures.js";
+import { channelsFirst } from "../js/scores.js";
 
-const FORWARD_STEP = 0.01; // of scores in files; here they are what they are
-
-/** `run`: the worker's answer. `facts`: {about, config} of the network. `picture`: as taken. */
 export class Scene {
-  constructor(run, { about, config }, { height, width, picture }, name, tables) {
-    Object.assign(this, { run, config, picture, probed: about.probed });
-    this.places = 0;
-    const classes = about.classes.map((kind, n) => ({ name: kind, colour: about.palette[n] }));
-    const { grid, prefix, scores, covers } = run;
-    const [layers, heads] = [config.depth, config.heads];
-    const predicted = this.place(run.labels, [height, width]);
+  /** `parts`: one {run, loaded} per network. `photo`: as taken. `tables`: bytes of the colours. */
+  constructor(parts, { height, width, picture }, name, tables) {
+    Object.assign(this, { parts, picture, places: 0 });
+    const [{ run, loaded }] = parts;
+    const { classes, palette } = loaded.about;
+    const table = classes.map((kind, n) => ({ name: kind, colour: palette[n] }));
+    const image = { name, size: [height, width], patch: loaded.config.patch_size, grid: run.grid };
+    Object.assign(image, { label: null, judged: false });
+    image.models = parts.map((part) => this.factsOf(part, image));
+    this.image = image;
+    const names = parts.map((part) => part.loaded.about.title);
+    this.header = { names, classes: table, label_classes: table, view: {}, images: [image] };
+    for (const [kind, bytes] of Object.entries(tables))
+      this.header[kind] = this.place(bytes, [256, 3]);
+    this.sources = parts.map((part, n) => sourceOf(part, image.models[n], image));
+  }
+
+  factsOf({ run, loaded: { config, about } }, { size }) {
+    const { prefix, scores, covers } = run;
+    const { depth: layers, heads, width } = config;
+    const predicted = this.place(run.labels, size);
     const main = { name: "main head", source: "main", layer: layers - 1, labels: predicted };
-    this.facts = {
-      ...{ layers, heads, prefix, predicted, stages: [] },
+    return {
+      ...{ layers, heads, prefix, width, predicted, stages: [] },
       emergence: [{ ...main, miou: about.miou ?? null, here: null }],
       scores: {
-        ...{ size: [scores.rows, scores.cols], covers, step: FORWARD_STEP },
-        classes: [...classes.keys()],
+        ...{ size: [scores.rows, scores.cols], covers },
+        classes: [...about.classes.keys()],
         values: channelsFirst(scores),
       },
     };
-    const image = { name, size: [height, width], patch: config.patch_size, grid };
-    Object.assign(image, { label: null, judged: false, models: [this.facts] });
-    this.image = image;
-    this.header = { names: [about.title], classes, label_classes: classes, view: {} };
-    Object.assign(this.header, { images: [image] });
-    for (const [table, bytes] of Object.entries(tables))
-      this.header[table] = this.place(bytes, [256, 3]);
-    this.source = new Attention(this.facts, image, run.pairs.map(withRank(config)));
-    Object.assign(this.source, { norms: run.norms, meanMaps: run.means });
-    this.source.done = Promise.resolve(); // the worker has read all of it
-    this.source.means = () => (this.means ??= meansOf(this.source, image));
   }
 
   /** An array as the parcel of a file would name it. */
@@ -46,41 +47,32 @@ export class Scene {
     return place.values;
   }
 
-  /** What the worker finds after the labels: colours of the decoder's maps, what probes read. */
-  add(stages, probed) {
-    const { facts, image } = this;
+  /** What a worker finds after the labels: colours of the decoder's maps, what probes read. */
+  add(model, stages, probed) {
+    const facts = this.image.models[model];
+    const known = this.parts[model].loaded.about.probed;
     facts.stages = stages.map(({ name, channels, size, rows, cols, colours }) => ({
       ...{ name, channels, size },
       colours: this.place(colours, [rows, cols, 3]),
     }));
     const probes = (probed ?? []).map((labels, layer) => ({
       ...{ name: `probe of block ${layer}`, source: "probe", layer, here: null },
-      miou: this.probed?.[layer] ?? null,
-      labels: this.place(labels, image.size),
+      miou: known?.[layer] ?? null,
+      labels: this.place(labels, this.image.size),
     }));
     facts.emergence = [...probes, facts.emergence.at(-1)];
   }
-
-  /** The pieces of one product q k: for patches `from` and `to` of a block and a head. */
-  pair(block, head, from, to) {
-    const { heads, prefix } = this.source;
-    const { q, k, rank } = this.source.vectors[block * heads + head];
-    const row = (all, patch) => all.subarray((prefix + patch) * rank, (prefix + patch + 1) * rank);
-    const [asks, answers] = [row(q, from), row(k, to)];
-    return asks.map((value, n) => value * answers[n]);
-  }
 }
 
-function withRank({ width, heads }) {
-  return ({ q, k }) => ({ q, k, rank: width / heads });
-}
-
-/** A map (rows * cols, channels) as (channels, rows, cols). */
-export function channelsFirst({ data, rows, cols, channels }) {
-  const found = new Float32Array(data.length);
-  for (let n = 0; n < rows * cols; n++)
-    for (let c = 0; c < channels; c++) found[c * rows * cols + n] = data[n * channels + c];
-  return found;
+/** Attention of a run: the worker has read all of it. */
+function sourceOf({ run, loaded: { config } }, facts, image) {
+  const rank = config.width / config.heads;
+  const vectors = run.pairs.map(({ q, k }) => ({ q, k, rank }));
+  const source = new Attention(facts, image, vectors);
+  Object.assign(source, { norms: run.norms, meanMaps: run.means, done: Promise.resolve() });
+  let means = null;
+  source.means = () => (means ??= meansOf(source, image));
+  return source;
 }
 
 /** Entropy and distance of every head, over all patches; a little at a time. */

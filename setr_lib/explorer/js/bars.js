@@ -1,14 +1,14 @@
 // Bars: the products of a query and a key, and the classes of a pixel.
 
-import { surface } from "../js/canvas.js";
-import { percent, softmax } from "../js/numbers.js";
+import { surface } from "./canvas.js";
+import { percent, softmax } from "./numbers.js";
 
 /** One bar for each product, then their sum. */
 export function drawProducts(tour, canvas) {
-  const context = surface(canvas, tour.image.size);
-  const style = getComputedStyle(tour.card);
+  const context = surface(canvas, tour.view.image.size);
+  const style = getComputedStyle(canvas);
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-  const products = tour.products();
+  const { products } = tour.kept;
   context.fillStyle = style.getPropertyValue("--soft");
   context.fillRect(0, 0, width, height);
   if (!products) return;
@@ -33,8 +33,8 @@ export function drawProducts(tour, canvas) {
 }
 
 /** The six best classes of the chosen pixel, as a table of bars. */
-export function drawBars(tour) {
-  const { view, facts } = tour;
+export function drawBars({ view }) {
+  const { facts } = view;
   const shares = softmax(view.scoresAt(...view.pixel).after);
   const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 6);
   const table = document.createElement("table");

@@ -1,8 +1,4 @@
-// Which patches to hide, as setr_lib's `hide` chooses them, and what is then left of a class.
-
-import { softmax } from "../js/numbers.js";
-import { resized } from "../js/scores.js";
-import { channelsFirst } from "./scene.js";
+// Which patches to hide, as setr_lib's `hide` chooses them.
 
 export const RANKS = ["attended", "nearest", "random"];
 
@@ -21,10 +17,4 @@ export function ranksOf(rollout, own, [rows, cols], random = Math.random) {
     nearest: Float32Array.from({ length: rows * cols }, (_, n) => -away(n)),
     random: Float32Array.from({ length: rows * cols }, random),
   };
-}
-
-/** Probabilities of the classes at a pixel, of a run of the worker. */
-export function probabilitiesAt({ scores, covers }, [row, col]) {
-  const { rows, cols, channels } = scores;
-  return softmax(resized(channelsFirst(scores), channels, [rows, cols], covers, row, col).after);
 }
