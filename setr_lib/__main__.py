@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from .cli.flags import given, size_of
+from .cli.huge import HUGE, in_strips, label_strips, save_strips
 from .cli.network import load_network, naming_file, what_is_lost
 from .cli.outputs import (
     check_destinations,
@@ -34,11 +36,11 @@ from .data.download import ARCHIVES, download
 from .data.files import IMAGE_SUFFIXES, PairDataset
 from .data.labels import convert_labels
 from .data.load import check_classes, folder_path, load_dataset
-from .data.protocols import find_protocol
+from .data.protocols import default_protocol, find_protocol
 from .evaluation import Scores, evaluate, prior_scores
 from .files import few, sha256, whole_file, write_json
 from .images import TestProtocol, to_pixels
-from .inference import default_protocol, predict
+from .inference import predict
 from .plots import show_curves
 from .training.devices import RunOptions, default_device, join_processes, usable_device
 from .training.estimate import estimate
@@ -312,17 +314,30 @@ def _predict(options: argparse.Namespace) -> None:
             bad.append(str(error))
             continue
         with naming_file(network):
-            label = predict(model, pixels, protocol=protocol, precision=options.precision)
-        save_overlay(overlaid, pixels, label, classes, palette, options.opacity)
-        if mask:
-            save_mask(mask, label, palette)
-        most = sorted((((label == k).mean(), n) for k, n in enumerate(classes)), reverse=True)
+            counts = _label(model, pixels, protocol, options, (overlaid, mask), classes, palette)
+        most = sorted(zip(counts / counts.sum(), classes), reverse=True)
         shares = ", ".join(f"{n} {100 * s:.0f} %" for s, n in most if s >= 0.005)
         tqdm.write(f"{shares} -> {overlaid}")
     if bad:
         out = options.out or "predictions"
         others = f"; the other {len(files) - len(bad)} are in {out}" if not single else ""
         raise ValueError("; ".join(bad) + others)
+
+
+def _label(
+    model: Any, pixels: Any, protocol: TestProtocol, options: argparse.Namespace,
+    files: tuple[Path, Path | None], classes: list[str], palette: Any,
+) -> Any:  # fmt: skip
+    """Write overlay and mask of an image; how many pixels each class has."""
+    size, (overlaid, mask) = pixels.shape[:2], files
+    if math.prod(size) > HUGE and in_strips(size, protocol):
+        strips = label_strips(model, pixels, protocol, options.precision)
+        return save_strips(overlaid, mask, pixels, strips, palette, options.opacity)[: len(classes)]
+    label = predict(model, pixels, protocol=protocol, precision=options.precision)
+    save_overlay(overlaid, pixels, label, classes, palette, options.opacity)
+    if mask:
+        save_mask(mask, label, palette)
+    return np.bincount(label.ravel(), minlength=len(classes))
 
 
 def _baselines(options: argparse.Namespace) -> None:
@@ -342,6 +357,15 @@ def _protocol(options: argparse.Namespace, model: Any, dataset: str = "") -> Tes
     """The one that is named, else the one that Python takes; with --tta in all its views."""
     name = options.protocol
     found = find_protocol(name) if name else default_protocol(model, dataset)
+    if options.stride and not options.window:
+        raise ValueError("--stride is that of --window; name both")
+    if options.window:
+        window = size_of(options.window, "--window")
+        thirds = [max(1, side * 2 // 3) for side in window]
+        stride = size_of(options.stride or thirds, "--stride")
+        found = TestProtocol(window, stride)
+    if options.blend:
+        found = dataclasses.replace(found, blend=True)
     return found.multi_scale() if options.tta else found
 
 

@@ -19,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from .data.files import PairDataset
+from .data.protocols import default_protocol
 from .geometry import IGNORE, Size
 from .images import Pixels, TestProtocol, resize_label
-from .inference import casting, class_map, default_protocol, evaluating
+from .inference import casting, class_map, evaluating
 
 PIECE = 1 << 16  # pixels
 

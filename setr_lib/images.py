@@ -263,6 +263,8 @@ class TestProtocol:
             9a473bc, and the enlarging that the paper's section 4.2 asks for).
         scales: the ratios; the probabilities of all views are averaged.
         flip: whether each ratio is read mirrored too.
+        blend: whether windows count less and less towards their borders, so that no seam shows; if
+            not, all that cover a pixel count alike, as in the paper.
 
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.
@@ -276,6 +278,7 @@ class TestProtocol:
     rule: str = "original"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    blend: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -295,7 +298,10 @@ class TestProtocol:
             stride = self.window if self.stride is None else self.stride
             sides["stride"] = as_size(stride, "stride")
             check_stride(sides["window"], sides["stride"])
-        as_switch(self.flip, "flip")
+        for name in ("flip", "blend"):
+            as_switch(getattr(self, name), name)
+        if self.blend and self.window is None:
+            raise ValueError("blend is True without a window; name the window too (--window)")
         for name, value in {**sides, "scales": as_scales(self.scales)}.items():
             object.__setattr__(self, name, value)
 

@@ -3,22 +3,22 @@
 # B batch, H W image rows and columns, K classes, h w size of a head's map
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .data.protocols import PROTOCOLS
+from .data.protocols import default_protocol
 from .files import unknown
-from .geometry import Size, as_size
-from .images import Pixels, TestProtocol, check_stride, normalise, to_pixels
-from .losses.strips import exact_products, resize_matrix
+from .geometry import Size, as_size, size_of
+from .images import Pixels, TestProtocol, normalise, to_pixels
+from .losses.strips import exact_products, resize_matrix, resized_strips
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,15 +61,6 @@ def predict(
         return class_map(model, plan.read(pixels, views), pixels.shape[:2], plan, batch)
 
 
-def default_protocol(model: nn.Module, dataset: str = "") -> TestProtocol:
-    """How a network is scored if nobody says otherwise, in Python and on the command line.
-
-    The way that its checkpoint carries; without one the paper's for its data sets, and whole images
-    as they are for all others.
-    """
-    return getattr(model, "protocol", None) or PROTOCOLS.get(dataset) or TestProtocol()
-
-
 @torch.inference_mode()
 def class_map(
     model: nn.Module,
@@ -107,14 +98,10 @@ def view_logits(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     pixels = view[:, ::-1] if mirrored else view
     images = like_parameters(model, normalise(pixels, device)[None])
-    window = protocol.window
-    if window is None and torch.is_autocast_enabled(device.type):
-        window = (view.shape[0], view.shape[1])
-    if window is None:
+    if protocol.window is None and not torch.is_autocast_enabled(device.type):
         logits = model(images)
     else:
-        batch = batch or (1 if device.type == "cpu" else 4)
-        logits = _slide(model, images, window, protocol.stride or window, batch)
+        logits = _slide(model, images, protocol, batch or (1 if device.type == "cpu" else 4))
     logits = _checked(logits)
     return logits[0].flip(-1) if mirrored else logits[0]
 
@@ -145,6 +132,7 @@ def slide_inference(
     window: int | Size = (512, 512),
     stride: int | Size = (341, 341),
     batch: int = 1,
+    blend: bool = False,
 ) -> Tensor:
     """Logits of large images from overlapping windows.
 
@@ -153,7 +141,7 @@ def slide_inference(
 
     A head's map stays small as long as it can. Resizing, placing and dividing by the coverage are
     one matrix for the columns and one for the rows: the first is applied to each window and adds
-    up a row of windows, the second to that row. The number of windows adds no memory.
+    up a row of windows, the second to those that overlap. More windows need no more memory.
 
     The model is read in evaluation mode, and in its own precision (`like_parameters`); what is
     added up here is in float32, also under autocast and where TF32 is allowed.
@@ -163,6 +151,7 @@ def slide_inference(
         window, stride: rows and columns, or one number for both. A window larger than the image
             is cut to it.
         batch: windows of each image that the model reads at once; more need more memory in it.
+        blend: whether windows count less towards their borders, so that no seam shows.
 
     Returns:
         `(B,K,H,W)` float32; of a network in float64, float64.
@@ -172,36 +161,59 @@ def slide_inference(
             the images have no pixels.
     """
     as_size((images.shape[-2], images.shape[-1]), "the image")
-    window, stride = as_size(window, "window"), as_size(stride, "stride")
-    check_stride(window, stride)
+    plan = TestProtocol(as_size(window, "window"), as_size(stride, "stride"), blend=blend)
     with evaluating(model):
-        return _slide(model, like_parameters(model, images), window, stride, batch)
+        return _slide(model, like_parameters(model, images), plan, batch)
 
 
-def _slide(model: nn.Module, images: Tensor, window: Size, stride: Size, batch: int) -> Tensor:
+def _slide(model: nn.Module, images: Tensor, plan: TestProtocol, batch: int) -> Tensor:
     """`slide_inference` of images that fit the model, which is in evaluation mode."""
-    (height, width), (sh, sw) = images.shape[-2:], stride
-    wh, ww = min(window[0], height), min(window[1], width)
-    tops, lefts = window_starts(height, wh, sh), window_starts(width, ww, sw)
-    coverage = [_coverage(*facts, images) for facts in ((height, tops, wh), (width, lefts, ww))]
-    for top in tops:
-        for some in (lefts[i : i + batch] for i in range(0, len(lefts), batch)):
-            crops = [images[..., top : top + wh, left : left + ww] for left in some]
-            maps, to_rows, to_cols = _maps(model, torch.cat(crops), (wh, ww))
-            for left, map_BKhw in zip(some, maps.split(len(images)), strict=True):
-                cols = slice(left, left + ww)
-                with exact_products(maps.device):
-                    placed = map_BKhw @ (to_cols / coverage[1][cols])
-                if left == lefts[0]:  # (B,K,h,W): the head's rows, the image's columns
-                    row = placed.new_zeros(*placed.shape[:-1], width)
-                row[..., cols] += placed
-        rows = slice(top, top + wh)
-        if top == tops[0]:
-            total = row.new_zeros(*row.shape[:2], height, width)
-        matrix = (to_rows / coverage[0][rows, None]).expand(row.shape[0] * row.shape[1], -1, -1)
-        with exact_products(row.device):
-            total.flatten(0, 1)[:, rows].baddbmm_(matrix, row.flatten(0, 1))
+    total, size = images, size_of(images)
+    for rows, strip in slide_strips(model, lambda *part: images[..., *part], size, plan, batch):
+        if rows.start == 0:
+            total = strip.new_empty(*strip.shape[:2], *size)
+        total[..., rows, :] = strip
     return total
+
+
+def slide_strips(
+    model: nn.Module, cut: Callable[[slice, slice], Tensor], size: Size, plan: TestProtocol,
+    batch: int = 1, most: int = 1 << 24,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
+    """`slide_inference` from top to bottom: rows of the image and their logits `(B,K,r,W)`.
+
+    Held are the heads' small maps of the rows of windows that reach into these rows, and a strip of
+    at most so many numbers (of one row at least): never the logits of the image.
+
+    Args:
+        cut, size: rows and columns -> that part of the images `(B,3,h,w)`; how many they have.
+        plan: its window, stride and `blend`.
+    """
+    (height, width), (wh, ww) = size, (min(ends) for ends in zip(plan.window or size, size))
+    sh, sw = plan.stride or (wh, ww)
+    tops, lefts = window_starts(height, wh, sh), window_starts(width, ww, sw)
+    held: list[tuple[int, Tensor, Tensor]] = []  # (B,K,h,W): the head's rows, the image's columns
+    for top, end in zip(tops, [*tops[1:], height]):
+        for first in range(0, len(lefts), batch):
+            some = lefts[first : first + batch]
+            crops = [cut(slice(top, top + wh), slice(left, left + ww)) for left in some]
+            maps, to_rows, to_cols = _maps(model, torch.cat(crops), (wh, ww))
+            if first == 0:
+                row = maps.new_zeros(len(crops[0]), *maps.shape[1:3], width)
+                over_rows = _divisors(height, tops, wh, plan.blend, row)[tops.index(top)]
+                over_cols = _divisors(width, lefts, ww, plan.blend, row)
+            for n, map_BKhw in enumerate(maps.split(len(crops[0]))):
+                with exact_products(maps.device):
+                    placed = map_BKhw @ (to_cols / over_cols[first + n])
+                row[..., some[n] : some[n] + ww] += placed
+        held = [*(h for h in held if h[0] + wh > top), (top, to_rows / over_rows[:, None], row)]
+        step = max(1, most // row[..., 0, :].numel())
+        ends = {at + wh for at, *_ in held} | {*range(top + step, end, step), end}
+        for start, stop in pairwise(sorted({top, *(place for place in ends if place <= end)})):
+            with exact_products(row.device):
+                parts = [matrix[start - at : stop - at] @ maps for at, matrix, maps in held
+                         if stop <= at + wh]  # fmt: skip
+            yield slice(start, stop), sum(parts[1:], parts[0])
 
 
 def like_parameters(model: nn.Module, images: Tensor) -> Tensor:
@@ -236,10 +248,17 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [max(min(index * stride, length - window), 0) for index in range(count)]
 
 
-def _coverage(length: int, starts: Sequence[int], window: int, like: Tensor) -> Tensor:
-    """How many windows cover each place along one side."""
-    places = torch.arange(length, device=like.device)
-    return torch.stack([(start <= places) & (places < start + window) for start in starts]).sum(0)
+def _divisors(
+    length: int, starts: list[int], window: int, blend: bool, like: Tensor
+) -> list[Tensor]:
+    """For each window along one side `(window,)` numbers: divided by them, all that cover a place
+    count as one. Alike, or with `blend` less and less towards a window's borders."""
+    places = torch.arange(1, window + 1, device=like.device)
+    weight = torch.minimum(places, places.flip(0)) if blend else torch.ones_like(places)
+    total = weight.new_zeros(length)
+    for start in starts:
+        total[start : start + window] += weight
+    return [total[start : start + window] / weight for start in starts]
 
 
 def _maps(model: nn.Module, crops: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
@@ -259,22 +278,3 @@ def _maps(model: nn.Module, crops: Tensor, size: Size) -> tuple[Tensor, Tensor, 
             for side, ends, end in zip(maps.shape[-2:], zip(*steps), size)
         )
     return maps, rows, cols.T
-
-
-def resized_strips(maps: Tensor, size: Size, most: int = 1 << 21) -> Iterator[tuple[slice, Tensor]]:
-    """What `resize` makes of `(C,h,w)`, a few rows at a time: `(rows, (C,r,W))`.
-
-    For maps of many classes that would fill the memory at the image's size; a strip holds about
-    `most` numbers.
-    """
-    (channels, h, w), (height, width) = maps.shape, size
-    at = ((torch.arange(height, device=maps.device) + 0.5) * (h / height) - 0.5).clamp(min=0)
-    above = at.long().clamp(max=h - 1)
-    below, weight = (above + 1).clamp(max=h - 1), (at - above)[:, None]
-    step = max(1, most // (channels * width))
-    for top in range(0, height, step):
-        rows = slice(top, top + step)
-        strip = torch.lerp(maps[:, above[rows]], maps[:, below[rows]], weight[rows])
-        if w != width:
-            strip = F.interpolate(strip[None], (strip.shape[1], width), mode="bilinear")[0]
-        yield rows, strip

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .baselines.variants import VariantEncoder, check_variant, two_steps
+from .baselines.variants import VariantEncoder, check_variant, variant_head
 from .decoders import MLA, UPSAMPLING, MLAAuxHead, MLAHead, MLANeck, UpsamplingHead
 from .encoder import Encoder, TokenEncoder
 from .files import as_count, as_switch
@@ -61,8 +61,9 @@ class SETRConfig:
             (mmsegmentation's Naive has 2 in its ADE20K configuration, 1 in that of Cityscapes.)
         backbone: `"vit"`: our encoder; `"hybrid"`: with a ResNet-50 in front of it; or the name of
             a timm model.
-        stem, attention_radius, pup_steps: not in the paper, see `baselines.variants`: `"conv"`; how
-            many patches around it a patch sees; 2: PUP in two steps of four. 0: as in the paper.
+        stem, attention_radius, pup_steps, linear: not in the paper, see `baselines.variants`:
+            `"conv"`; how many patches around it a patch sees; 2: PUP in two steps of four; whether
+            the Naive head is one linear layer. 0: as in the paper.
 
     Raises:
         ValueError: for a value outside its range; the message names it and what is possible.
@@ -86,6 +87,7 @@ class SETRConfig:
     stem: str = "patch"
     attention_radius: int = 0
     pup_steps: int = 0
+    linear: bool = False
 
     def __post_init__(self) -> None:
         counts = ("num_classes", "width", "depth", "heads", "channels", "patch_size", "in_chans")
@@ -93,7 +95,7 @@ class SETRConfig:
         for name in ("aux_convs", "attention_radius", "pup_steps"):
             values[name] = as_count(getattr(self, name), name, 0)
         values["image_size"] = as_size(self.image_size)
-        for name in ("aux", "patch_bias"):
+        for name in ("aux", "patch_bias", "linear"):
             as_switch(getattr(self, name), name)
         for name, words in {"decoder": DECODERS, "graph": tuple(UPSAMPLING)}.items():
             if getattr(self, name) not in words:
@@ -254,8 +256,7 @@ class SETR(Segmenter):
             aux = [MLAAuxHead(c.channels, c.num_classes, graph) for _ in c.layers]
         else:
             sizes, heads = (c.width, c.channels, c.num_classes), UPSAMPLING[c.graph]
-            main = two_steps(heads["pup"]) if c.pup_steps else heads[c.decoder]
-            self.head = UpsamplingHead(*sizes, main)
+            self.head = variant_head(c, heads) or UpsamplingHead(*sizes, heads[c.decoder])
             small = heads[f"{c.decoder} auxiliary"]
             if c.aux_convs:
                 small = small._replace(factors=small.factors[:1] * c.aux_convs)

@@ -11,8 +11,9 @@ from .data.classes import colours_of
 from .data.protocols import stored_protocol
 from .files import unknown
 from .geometry import Size, as_size
-from .model import DECODERS, LAYERS, SETR, SIZES, Segmenter, SETRConfig
+from .model import DECODERS, LAYERS, SETR, SIZES, Segmenter, SETRConfig, make_encoder
 from .weights.config import make_network, own_config
+from .weights.keys import translate
 from .weights.load import load_weights
 from .weights.tensors import naming, read_tensors
 
@@ -137,6 +138,39 @@ def timm_config(
         decoder, num_classes, as_size(image_size), probe.width, probe.depth, heads=1,
         layers=layers, graph=graph, aux=aux, patch_size=probe.patch_size, backbone=backbone,
     )  # fmt: skip
+
+
+def with_encoder(config: SETRConfig, pretrained: str) -> SETRConfig:
+    """A network's configuration with an encoder that a timm model's weights fill.
+
+    Ours where the tensors are those of a plain ViT (AugReg, DeiT): patches of any size, and the
+    positions and patches are resampled. Else timm's own, with its patches (DINOv2, DINOv3).
+
+    Raises:
+        ValueError: for an unknown model, or one that keeps no single grid of patches.
+    """
+    import timm
+
+    if not timm.is_model(pretrained):
+        raise ValueError(
+            f"no file here, and {unknown('timm model', pretrained, timm.list_models())}"
+        )
+    with torch.device("meta"):
+        theirs: Any = timm.create_model(pretrained, num_classes=0)
+    found = timm_config(config.decoder, pretrained, config.num_classes, config.image_size)
+    facts: dict[str, Any] = {"width": found.width, "depth": found.depth}
+    facts["layers"] = config.layers if config.depth == found.depth else found.layers
+    try:
+        heads = theirs.blocks[0].attn.num_heads
+        ours = replace(config, **facts, heads=heads, backbone="vit")
+        with torch.device("meta"):
+            wanted = {f"encoder.{name}" for name in make_encoder(ours).state_dict()}
+        if wanted <= translate(theirs.state_dict()).names.keys():
+            return ours
+    except (AttributeError, ValueError):  # no plain ViT
+        pass
+    facts |= {"heads": 1, "patch_size": found.patch_size, "backbone": pretrained}
+    return replace(config, **facts)
 
 
 def load_checkpoint(

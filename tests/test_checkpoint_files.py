@@ -555,11 +555,26 @@ def test_files_from_before_the_checksum_still_load(tmp_path):
         )
 
 
-def test_our_files_in_16_bits_carry_their_checksum(tmp_path):
+@pytest.mark.parametrize("bits, size, gap", [(32, 1, 0), (16, 1 / 2, 1e-3), (8, 1 / 4, 1e-2)])
+def test_our_files_in_fewer_bits_carry_their_checksum(bits, size, gap, tmp_path):
     model = random_model("pup")
-    save_checkpoint(model, tmp_path / "a.safetensors", half=True)
+    save_checkpoint(model, tmp_path / "a.safetensors", bits=bits)
     found, _ = load_checkpoint(tmp_path / "a.safetensors")
-    assert torch.equal(found.head.norm.weight, model.head.norm.weight.half().float())
+    for name, tensor in found.state_dict().items():
+        wanted = model.state_dict()[name]
+        assert tensor.dtype == wanted.dtype and (tensor - wanted).abs().max() <= gap * wanted.max()
+    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert (tmp_path / "a.safetensors").stat().st_size < 4.6 * numbers * size + 40_000
+    save_checkpoint(found, tmp_path / "b.safetensors", bits=bits)  # rounded once, it stays
+    again, _ = load_checkpoint(tmp_path / "b.safetensors")
+    for name, tensor in found.state_dict().items():
+        assert torch.allclose(again.state_dict()[name], tensor, rtol=1e-6, atol=0)
+
+
+def test_other_numbers_of_bits_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="bits is 4; choose 32, 16, 8"):
+        save_checkpoint(random_model("pup"), tmp_path / "a.safetensors", bits=4)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_written_that_could_not_be_read(tmp_path):

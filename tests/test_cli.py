@@ -167,7 +167,7 @@ def test_predict_reads_a_folder_of_any_images(tmp_path, monkeypatch, capsys):
     Path("in/notes.txt").write_text("no image")
     assert main(["predict", "in", "--quiet"]) == 2
     said = capsys.readouterr()
-    assert "using data/models/camvid_naive_tiny/model.safetensors" in said.err
+    assert "using data/models/camvid_mla_tiny/model.safetensors" in said.err
     assert "damaged.png cannot be read" in said.err and "the other 5 are in" in said.err
     for kind in ("masks", "overlays"):
         names = sorted(file.stem for file in Path("predictions", kind).iterdir())

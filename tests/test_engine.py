@@ -13,9 +13,10 @@ from torch import nn
 
 from setr_lib import attention_maps, load_checkpoint
 from setr_lib.attention.occlusion import hidden_logits
-from setr_lib.explorer.weights import page_weights, rounded, whole_numbers
+from setr_lib.explorer.weights import page_weights
 from setr_lib.images import normalise
 from setr_lib.model import SETR
+from setr_lib.weights.bits import from_bits, in_bits, whole_numbers
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "data/models/camvid_naive_tiny/model.safetensors"
@@ -122,7 +123,7 @@ def test_the_shipped_network_labels_every_pixel_as_torch_does(tmp_path):
 def test_eight_bits_are_read_as_they_were_rounded(decoder, tmp_path):
     model = lively_model(decoder)
     found = run(model, tmp_path, [{"height": 45, "width": 61}], bits=8)
-    model.load_state_dict(rounded(model.state_dict()))
+    model.load_state_dict(from_bits(in_bits(model.state_dict(), 8)))
     with torch.no_grad():
         scores = model.head_logits(normalise(blocks_of_colour(45, 61))[None], aux=False)["main"][0]
     wanted = scores.permute(1, 2, 0).numpy().ravel()

@@ -75,6 +75,26 @@ def test_an_exported_program_gives_the_logits_at_every_size(tmp_path, decoder, g
     assert differences(model, load_program(tmp_path / "model.pt2"), sizes)[0] == 0
 
 
+def test_a_linear_head_is_exported_too(tmp_path):
+    """What linear probing trains; one size is no multiple of the patch."""
+    model = a_network("naive", "authors", linear=True, aux=False)
+    export_model(model, tmp_path / "model.pt2")
+    sizes = [(48, 64), (50, 129)]
+    assert differences(model, load_program(tmp_path / "model.pt2"), sizes)[0] == 0
+
+
+@pytest.mark.parametrize("graph", UPSAMPLING)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_network_and_loss_are_captured_without_a_break(decoder, graph):
+    """One graph each, also where the image has no whole patches; `fullgraph` raises at a break."""
+    model = a_network(decoder, graph)
+    images, labels = torch.randn(2, 3, 47, 65), torch.randint(0, 8, (2, 47, 65))
+    for call, given in ((model, (images,)), (model.loss, (images, labels))):
+        torch._dynamo.reset()
+        found = torch.compile(call, backend="eager", fullgraph=True)(*given)
+        torch.testing.assert_close(found, call(*given))
+
+
 @pytest.mark.parametrize("name", ["fcn_resnet50", "timm"])
 def test_other_encoders_are_exported_too(tmp_path, name):
     """The convolutional baseline; of timm's a ViT of the same size."""

@@ -122,11 +122,11 @@ def test_the_made_up_street_is_a_street_to_the_network():
 
 
 def test_labels_in_the_page_are_torchs_of_the_same_eight_bits(visit, site):
-    from setr_lib.explorer.weights import rounded
+    from setr_lib.weights.bits import from_bits, in_bits
 
     page = visit(one_file(site), offline=True)
     model, _ = setr_lib.load_checkpoint(tool.DATA / "models" / tool.FIRST / "model.safetensors")
-    model.load_state_dict(rounded(model.state_dict()))
+    model.load_state_dict(from_bits(in_bits(model.state_dict(), 8)))
     found = np.array(page.evaluate(f"[...{SITE}.scene.run.labels]")).reshape(180, 240)
     assert (found == setr_lib.predict(model, street())).mean() >= 0.999
     assert page.evaluate(f"{SITE}.loaded.fast")

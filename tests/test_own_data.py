@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from setr_lib.training.record import ROOT
 
 COLOURS = ((10, 20, 30), (200, 0, 0), (0, 200, 100))
 SPOT = (slice(8, 20), slice(8, 24))
+TWO = ("0 and 255", "0 and 255 in colours", "one bit")  # forms of two classes
 
 
 def a_folder(root: Path, form: str, pairs: int = 5) -> Path:
     """Bright spots on dark ground, in one folder, with the spot's mask in one of the forms."""
-    classes = ["ground", "spot"] if form == "0 and 255" else ["ground", "spot", "line"]
+    classes = ["ground", "spot"] if form in TWO else ["ground", "spot", "line"]
     colours = COLOURS if form == "colours" else [""] * 3
     for part in ("images", "labels"):
         (root / part).mkdir(parents=True)
@@ -39,6 +41,8 @@ def a_folder(root: Path, form: str, pairs: int = 5) -> Path:
             "from 1": lambda lab: Image.fromarray(lab + 1),
             "colours": lambda lab: Image.fromarray(np.array(COLOURS, np.uint8)[lab]),
             "palette": as_palette,
+            "0 and 255 in colours": lambda lab: Image.fromarray(lab * 255).convert("RGB"),
+            "one bit": lambda lab: Image.fromarray(lab * 255).convert("1"),
             "class numbers": Image.fromarray,
         }[form](label)
         Image.fromarray(image).save(root / "images" / f"{number}.png")
@@ -62,7 +66,7 @@ def tiny(monkeypatch):
     )
 
 
-FORMS = ["class numbers", "palette", "colours", "0 and 255", "grey steps", "from 1"]
+FORMS = ["class numbers", "palette", "colours", "grey steps", "from 1", *TWO]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -75,7 +79,7 @@ def test_from_a_folder_to_an_overlay(tmp_path, monkeypatch, capsys, tiny, form):
     )
     said, words = capsys.readouterr().out, ["--total-steps", "2", "--device", "cpu", "--quiet"]
     converts = "setr convert-labels mine NEW" in said
-    assert converts == (form in ("0 and 255", "grey steps", "from 1"))
+    assert converts == (form in ("0 and 255", "0 and 255 in colours", "grey steps", "from 1"))
     if converts:
         assert main(["train", "--data", "folder:mine", *words]) == 2
         assert "setr convert-labels mine NEW" in capsys.readouterr().err
@@ -93,6 +97,79 @@ def test_from_a_folder_to_an_overlay(tmp_path, monkeypatch, capsys, tiny, form):
     photo = str(source / "images" / "0.png")
     assert main(["predict", photo, "--checkpoint", f"runs/{source}", "--mask", "mask.png"]) == 0
     assert np.asarray(Image.open("mask.png")).max() < len(data.classes)
+
+
+def test_merged_and_ignored_classes_go_from_a_folder_to_an_overlay(
+    tmp_path, monkeypatch, capsys, tiny
+):
+    """Colours, line and spot as one, a sky that does not count; the split goes along."""
+    monkeypatch.chdir(tmp_path)
+    a_folder(Path("mine"), "colours")
+    Path("mine/classes.txt").write_text(Path("mine/classes.txt").read_text() + "sky 9 9 9\n")
+    for file in Path("mine/labels").iterdir():
+        painted = np.array(Image.open(file))
+        painted[:4] = 9
+        Image.fromarray(painted).save(file)
+    Path("mine/splits").mkdir()
+    for name, stems in {"train": "0\n1\n2\n", "val": "3\n4\n"}.items():
+        Path(f"mine/splits/{name}.txt").write_text(stems)
+    assert main(["convert-labels", "mine", "NEW", "--map", "line=thing", "spot=thing",
+                 "sky=ignore"]) == 0  # fmt: skip
+    assert "5 labels of 2 classes, ground, thing" in capsys.readouterr().out
+    words = ["train", "--data", "folder:NEW", "--total-steps", "2", "--device", "cpu", "--quiet"]
+    assert main(words) == 0
+    record = json.loads(Path("runs/NEW/record.json").read_text())
+    assert record["images"] == {"train": 3, "val": 2} and record["classes"] == ["ground", "thing"]
+    label = setr_lib.load_dataset("folder:NEW", "val")[0][1]
+    assert (label[10, 10], label[27, 0], label[6, 0], label[0, 0]) == (1, 1, 0, 255)
+    assert main(["predict", "mine/images/0.png", "--checkpoint", "runs/NEW"]) == 0
+    assert Image.open("overlay.png").size[0] > 40  # the legend stands beside it
+
+
+def as_infrared(path: Path) -> None:
+    """A TIFF of four bands, the last of which is no transparency."""
+    image = np.asarray(Image.open(path))
+    band = np.full((*image.shape[:2], 1), 200, np.uint8)
+    Image.fromarray(np.concatenate([image, band], 2)).save(path.with_suffix(".tif"))
+    says = [struct.pack("<HHIHH", 338, 3, 1, meaning, 0) for meaning in (2, 0)]
+    written = path.with_suffix(".tif").read_bytes()
+    assert says[0] in written
+    path.with_suffix(".tif").write_bytes(written.replace(*says))
+    path.unlink()
+
+
+def as_wide(path: Path) -> None:
+    """Class numbers of 16 bits, one of them 300."""
+    wide = np.asarray(Image.open(path)).astype(np.uint16)
+    wide[0, 0] = 300
+    Image.fromarray(wide).save(path)
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda root: [as_infrared(p) for p in (root / "images").iterdir()],
+         "it has 4 bands, and one of them is neither colour nor transparency"),
+        (lambda root: [as_wide(p) for p in (root / "labels").iterdir()],
+         "its labels go from 0 to 300; class numbers are 0 to 255"),
+        (lambda root: (root / "classes.txt").write_text("".join(f"c{k}\n" for k in range(300))),
+         "names 300 classes; labels of 8 bits hold at most 255"),
+        (lambda root: [Image.open(p).convert("RGB").save(p.with_suffix(".jpg")) or p.unlink()
+                       for p in (root / "labels").iterdir()],
+         "it is a JPEG compressed with loss, which changes class numbers"),
+    ],
+    ids=["bands", "wide", "classes", "jpeg"],
+)  # fmt: skip
+def test_what_cannot_be_learnt_from_is_refused(tmp_path, monkeypatch, capsys, tiny, spoil, said):
+    """By check and by train, with the reason; no run is left behind."""
+    monkeypatch.chdir(tmp_path)
+    spoil(a_folder(Path("mine"), "class numbers"))
+    assert main(["check", "folder:mine", "--quiet"]) == 2
+    assert said in "".join(capsys.readouterr())
+    words = ["train", "--data", "folder:mine", "--total-steps", "2", "--device", "cpu", "--quiet"]
+    assert main(words) == 2
+    assert said in "".join(capsys.readouterr())
+    assert not list(Path().glob("runs/*/record.json"))
 
 
 def test_a_split_is_made_once_and_written_down(tmp_path):

@@ -19,7 +19,7 @@ from setr_lib.training.record import ROOT, load_log
 from tools import notebooks
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NETWORK = "setr_lib/shipped/models/camvid_naive_tiny/model.safetensors"
+NETWORK = "setr_lib/shipped/models/camvid_mla_tiny/model.safetensors"
 
 
 @pytest.fixture(scope="module")

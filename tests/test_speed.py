@@ -14,17 +14,20 @@ import torch
 import torch.nn.functional as F
 from conftest import small_config
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from setr_lib import decoders, load_checkpoint, train
+from setr_lib import decoders, load_checkpoint, load_dataset, train
+from setr_lib.data.crops import Uncut
+from setr_lib.data.feed import Cutter, feed
 from setr_lib.geometry import resize
-from setr_lib.losses import strips
+from setr_lib.losses import cross_entropy, strips
 from setr_lib.model import SETR
-from setr_lib.training import speed
+from setr_lib.training import devices, speed
 from setr_lib.training.devices import RunOptions
 from setr_lib.training.loop import Run
 from setr_lib.training.optim import load_optimizer, make_optimizer
-from setr_lib.training.record import load_log
+from setr_lib.training.record import ROOT, load_log
 
 GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
@@ -194,6 +197,13 @@ def test_what_is_left_open_is_on_where_it_pays(facts, machine, on, small_recipe,
     assert settled(RunOptions(device="cpu"), recipe, monkeypatch, **machine) == on
 
 
+def test_the_texts_say_from_where_on_it_pays():
+    for text in (RunOptions.__doc__, (ROOT / "README.md").read_text(encoding="utf-8")):
+        words = " ".join(text.split())
+        assert f"at least {speed.COMPILE_STEPS:,} steps" in words
+        assert f"less than {speed.GRAPH_PARAMETERS // 10**6} million parameters" in words
+
+
 def test_precision_and_checkpointing_leave_graphs_out(small_recipe, monkeypatch):
     for facts in ({"precision": "fp16", "device": "cuda"}, {"activation_checkpointing": True}):
         options = dataclasses.replace(CPU, **facts)
@@ -226,6 +236,21 @@ def test_a_run_on_a_cpu_records_that_all_is_off(tmp_path, small_recipe):
     run = train(small_recipe, tmp_path, steps=1, execution=CPU, progress=False)
     session = run["sessions"][0]
     assert [session[name] for name in sorted(ALL)] == [False, False, False]
+
+
+def test_the_cutting_of_crops_is_compiled_where_the_blocks_are(small_recipe, monkeypatch):
+    """Also where nobody asked for it, as by default on a GPU."""
+    compiled = dataclasses.replace(CPU, compile=True)
+    monkeypatch.setattr(speed, "settle", lambda *_: compiled)
+    monkeypatch.setattr(speed, "prepare_network", lambda network, *_: network)
+    asked = []
+    monkeypatch.setattr(devices, "feed", lambda *facts: asked.append(facts[-1]) or feed(*facts))
+    assert Run(small_recipe, None, "data", CPU, False).options.compile
+    assert asked == [True] and CPU.compile is None
+    for device, wanted in (("cuda", True), ("mps", False)):
+        monkeypatch.setattr(torch, "compile", lambda function: "compiled")
+        facts = load_dataset("shapes", "val"), small_recipe.transform, 0, torch.device(device)
+        assert (feed(*facts, "none", 1, True)[1].cut == "compiled") == wanted
 
 
 # ---- compiled blocks
@@ -386,6 +411,51 @@ def test_without_a_graph_the_run_goes_on(tmp_path, small_recipe, monkeypatch, ca
         train(small_recipe, tmp_path / "asked", **facts, cuda_graph=True)
 
 
+# ---- what waits
+
+
+class Waits(TorchDispatchMode):
+    """Where the host waits for a GPU: copies between the two that are not made ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            ahead = (kwargs or {}).get("non_blocking") or args[2:3] == (True,)
+            source = args[func is torch.ops.aten.copy_.default]
+            if source.device.type != found.device.type and not ahead:
+                self.seen.append(func)
+        return found
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_nothing_between_the_files_and_the_loss_waits_for_a_gpu(kept, monkeypatch):
+    """On a GPU that is made up: numbers that the host asked for would be refused."""
+    monkeypatch.setattr(cross_entropy, "has_triton", lambda: True)
+    network = SETR(small_config("pup"))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in network.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    tensors[name] = torch.empty_like(tensor, device="cuda")
+        numbers = torch.empty(2, 10)
+        images = [torch.empty(40, 50, 3, dtype=torch.uint8, device="cuda")] * 2
+        pixels = torch.empty(0 if kept else 2 * 40 * 50 * 3, dtype=torch.uint8)
+        uncut = Uncut(pixels, [(40, 50)] * 2, [0, 1], numbers)
+        cutter = Cutter((32, 32), torch.device("cuda"), dict(enumerate(images)) if kept else None)
+        job = SimpleNamespace(device=cutter.device, cut=cutter, options=CPU)
+        with Waits() as waits:
+            crops = Run.to_device(job, uncut, torch.empty(2, 32, 32, dtype=torch.uint8))
+            loss = network.loss(*crops, check=False)
+        assert loss.device.type == crops[0].device.type == "cuda" and not waits.seen
+        with waits:
+            numbers.to("cuda")
+        assert len(waits.seen) == 1
+
+
 # ---- on a GPU
 
 
@@ -431,12 +501,14 @@ def test_a_graph_is_resumed_on_a_cpu_and_back(tmp_path, small_recipe):
 def test_no_step_of_a_graph_waits_for_the_gpu(small_recipe):
     options = RunOptions(device="cuda", precision="bf16", cuda_graph=True, channels_last=True)
     job = Run(small_recipe, None, "data", options, False)
-    crops = torch.randn(2, 3, 32, 32).pin_memory(), torch.zeros(2, 32, 32).long().pin_memory()
+    batches = job.batches(6)
     for _ in range(5):
-        job.train_step([crops])
+        job.train_step([next(batches)])
+    batch = next(batches)
+    assert isinstance(batch[0], Uncut) and all(x.is_pinned() for x in (batch[0].pixels, batch[1]))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        job.train_step([crops])
+        job.train_step([batch])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert job.learn.replay is not None

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from setr_lib import SETR, get_recipe, load_checkpoint, scores, train
+from setr_lib import SETR, evaluate, get_recipe, load_checkpoint, scores, train
 from setr_lib.data.augment import TrainingStream
 from setr_lib.data.load import Shapes
 from setr_lib.images import TestProtocol
+from setr_lib.training import loop
 from setr_lib.training.devices import RunOptions
 from setr_lib.training.loop import Run
 from setr_lib.training.optim import describe_groups, lr_at, make_optimizer, parameter_groups
@@ -270,6 +271,19 @@ def test_a_training_step_costs_three_forward_passes():
     plain = step_gflops(make(False), 64)
     assert plain == pytest.approx(3 * costs(make(False), 64).gflops)
     assert step_gflops(make(True), 64) > plain
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_is_scored_in_its_own_precision(tmp_path, small_recipe, monkeypatch, precision):
+    asked = []
+
+    def in_sight(*facts, **how):
+        asked.append(how["precision"])
+        return evaluate(*facts, **how)
+
+    monkeypatch.setattr(loop, "evaluate", in_sight)
+    train(small_recipe, tmp_path, steps=1, progress=False, device="cpu", precision=precision)
+    assert asked == [precision]
 
 
 def test_facts_of_the_execution_are_overrides_too(tmp_path, small_recipe):

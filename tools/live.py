@@ -2,7 +2,7 @@
 
     python -m tools.live FOLDER
 
-packs every network of `data/models` in 8 bits and writes what the site serves, and
+packs every network of `data/models` that has a record in 8 bits and writes what the site serves, and
 `setr-live.html`, one file that works from disk with the network off. The book does so by itself at
 the end of its build: `setup` is a Sphinx extension (`_config.yml`).
 """
@@ -28,10 +28,8 @@ def networks(models: Path = DATA / "models") -> list[LiveNetwork]:
     """Those of the folder that bring a record, `FIRST` first."""
     found = []
     for folder in sorted(models.iterdir(), key=lambda one: (one.name != FIRST, one.name)):
-        records = [folder / "record.json", DATA / "records" / folder.name / "record.json"]
-        record = next((one for one in records if one.is_file()), None)
-        if record and (folder / "model.safetensors").is_file():
-            found.append(live_network(folder, record))
+        if (folder / "record.json").is_file():
+            found.append(live_network(folder))
     return found
 
 

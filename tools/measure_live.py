@@ -22,9 +22,10 @@ from PIL import Image
 
 import setr_lib
 from setr_lib.explorer.live import LiveNetwork, one_file
-from setr_lib.explorer.weights import page_weights, rounded
+from setr_lib.explorer.weights import page_weights
 from setr_lib.files import write_json
 from setr_lib.training.record import DATA, surroundings
+from setr_lib.weights.bits import from_bits, in_bits
 from tools.live import FIRST, networks
 from tools.street import png, street
 
@@ -85,7 +86,7 @@ def bits() -> dict[str, float] | None:
     model, _ = setr_lib.load_checkpoint(DATA / "models" / FIRST / "model.safetensors")
     val = setr_lib.load_dataset("camvid", "val")
     found = {"16 bits": setr_lib.evaluate(model, val, progress=False).miou}
-    model.load_state_dict(rounded(model.state_dict()))
+    model.load_state_dict(from_bits(in_bits(model.state_dict(), 8)))
     found["8 bits"] = setr_lib.evaluate(model, val, progress=False).miou
     return {name: round(value, 5) for name, value in found.items()}
 

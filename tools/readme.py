@@ -15,6 +15,7 @@ from setr_lib.training.suites import EDITIONS, suite_rows
 
 PAGES = ("index", "speed", "full_runs")
 FILES = (ROOT / "README.md", *(ROOT / "book" / f"{page}.md" for page in PAGES))
+OWNERS = ("ours", "theirs")
 PICTURE = ROOT / "book" / "figures" / "prediction.jpg"
 
 
@@ -49,17 +50,84 @@ def run_row(name: str, record: dict) -> list[str]:
 def speed() -> str:
     """One row per case of the records that `make bench` wrote."""
     head = ["what", "beside", "CPU time, ours / theirs", "quartiles", "memory", "record", "day"]
-    rows = [head, ["---"] * 2 + ["---:"] * 3 + ["---"] * 2]
+    rows, machines = [head, ["---"] * 2 + ["---:"] * 3 + ["---"] * 2], {}
     for name in list_records():
         record = load_record(name)
         for row in record.get("bench", []):
+            if "quartiles" not in row:  # of a GPU
+                continue
             low, high = row["quartiles"]
             memory = row.get("memory")
             share = f"{memory['ours'] / memory['theirs']:.2f}" if memory else ""
             peer = f"{row['peer']} {record['peers'][row['peer']]}"
             numbers = [f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}", share]
             rows.append([row["case"], peer, *numbers, f"`{name}`", record["day"]])
-    return as_text(rows)
+            machines.setdefault(record["hardware"]["processor"], []).append(f"`{name}`")
+    measured = (f"{cpu}: {', '.join(dict.fromkeys(names))}" for cpu, names in machines.items())
+    return f"{as_text(rows)}\n\nMeasured on {'; on '.join(measured)}."
+
+
+def gpu() -> str:
+    """What was measured on GPUs: by hand with the loss's prototype, then by `tools.bench_gpu`."""
+    step, loss = load_record("gpu_h100_step"), load_record("gpu_h100_loss")
+    ways = list(loss["heads"][0]["milliseconds"])
+    heads = [["scores", *(w.replace("_", ", ") for w in ways), "MB, ordinary", "MB, fused"]]
+    heads.append(["---"] + ["---:"] * (len(ways) + 2))
+    for head in loss["heads"]:
+        ms, megabytes = (head[kind] for kind in ("milliseconds", "megabytes"))
+        found = [str(ms.get(way, "")) for way in ways]
+        side = f"{head['side']}x{head['side']}"
+        heads.append([side, *found, *(str(megabytes[way]) for way in ("ordinary", "fused"))])
+    steps = [["decoder", "loss", "blocks", "ms", "images/s", "GiB"]]
+    steps.append(["---"] * 3 + ["---:"] * 3)
+    for s in step["steps"]:
+        blocks = "compiled" if s["compiled"] else ""
+        rate = f"{1000 * step['batch'] / s['milliseconds']:.0f}"
+        loss_of = {"lean": "strips", "plain": "ordinary"}.get(s["loss"], s["loss"])
+        steps.append([s["decoder"], loss_of, blocks, str(s["milliseconds"]), rate, str(s["gib"])])
+    parts = [card("gpu_h100_step"), as_text(steps), beside(step)]
+    parts += [card("gpu_h100_loss"), as_text(heads), *gpu_benches()]
+    return "\n\n".join(parts)
+
+
+def beside(step: dict) -> str:
+    """What else the record of the step holds, in sentences."""
+    peer, tokens = step["mmsegmentation"], step["attention"]["milliseconds"]
+    ours, theirs = ([f"{peer[kind][who]}" for kind in ("milliseconds", "gib")] for who in OWNERS)
+    return (
+        f"PUP's step with the {peer['loss']}, batch 8: {ours[0]} ms and {ours[1]} GiB, where "
+        f"mmsegmentation's takes {theirs[0]} ms and {theirs[1]} GiB; with the loss in strips "
+        f"{peer['ratio_of_lean']} of its time. One layer's attention: "
+        + ", ".join(f"{ms} ms over {count} tokens" for count, ms in tokens.items())
+        + "."
+    )
+
+
+def card(name: str) -> str:
+    """Where a record of a GPU was measured, with what, and of which commit."""
+    record = load_record(name)
+    where, has = record["hardware"], record["versions"]
+    facts = [where["gpu"]]
+    facts += [f"{where['watts']} W"] if where.get("watts") else []
+    facts += [f"driver {where['driver']}"] if where.get("driver") else []
+    facts += [f"{what} {has[what]}" for what in ("python", "torch", "triton") if what in has]
+    return f"`{name}`: commit {record['commit'][:7]}, {', '.join(facts)}."
+
+
+def gpu_benches() -> list[str]:
+    """A sentence and a table for each record of `tools.bench_gpu`; its numbers to four digits."""
+    found = []
+    for name in list_records():
+        rows = [row for row in load_record(name).get("bench", []) if "part" in row]
+        rows = [row for row in rows if "groups" not in row]
+        table = [["part", "case", "numbers"], ["---"] * 3]
+        for row in rows:
+            numbers = ", ".join(
+                f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float)
+            )
+            table.append([row["part"], str(row["case"]), numbers])
+        found += [card(name), as_text(table)] if rows else []
+    return found
 
 
 def full_runs() -> str:
@@ -83,7 +151,7 @@ def as_text(rows: list[list[str]]) -> str:
 
 def renewed(text: str) -> str:
     """`text` with the tables of today between their markers."""
-    for table in (results, speed, full_runs):
+    for table in (results, speed, gpu, full_runs):
         start, end = f"<!-- {table.__name__}: written by tools/readme.py -->", "<!-- end of {} -->"
         if start in text:
             before, rest = text.split(start)

@@ -3,20 +3,21 @@
 stem="conv"            does the strided patch projection lose what convolutions keep?
 attention_radius=2     does attention have to reach the whole image?
 pup_steps=2            does PUP need four steps of two?
+linear=True            what does the encoder know already? (linear probing)
 """
 
 # B batch, T tokens (class token first, if there is one), N patches, D width, Y X patch grid
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..decoders import ConvBNReLU, Upsampling
+from ..decoders import ConvBNReLU, Upsampling, UpsamplingHead, to_map
 from ..encoder import Encoder
 from ..geometry import Size, patch_grid, size_of
 
@@ -45,11 +46,41 @@ def check_variant(config: Any) -> None:
             f"pup_steps is {c.pup_steps} with the decoder {c.decoder!r}; choose 0 (four steps of "
             "two), or, of 'pup', 2 (two steps of four)"
         )
+    if c.linear and c.decoder != "naive":
+        raise ValueError(f"linear is True with the decoder {c.decoder!r}; choose 'naive'")
 
 
-def two_steps(pup: Upsampling) -> Upsampling:
-    """PUP with two convolutions and two resizes by four; the graph's own last resize stays last."""
-    return pup._replace(factors=(4, pup.factors[-1] ** 2))
+def variant_head(config: Any, heads: Mapping[str, Upsampling]) -> Any:
+    """The main head of a variant; None where it is that of the paper.
+
+    PUP in two steps has two convolutions and two resizes by four; the graph's own last resize stays
+    last.
+    """
+    c = config
+    if c.linear:
+        return LinearHead(c.width, c.num_classes)
+    if c.pup_steps:
+        pup = heads["pup"]._replace(factors=(4, heads["pup"].factors[-1] ** 2))
+        return UpsamplingHead(c.width, c.channels, c.num_classes, pup)
+    return None
+
+
+class LinearHead(nn.Module):
+    """One linear layer on each normed token, and nothing else: what linear probing trains."""
+
+    factors = (1,)  # by which it enlarges the patch grid
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.convs = nn.ModuleList()  # none
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, tokens: Tensor, grid: Size) -> Tensor:
+        """Tokens `(B,N,D)` -> logits `(B,K,Y,X)`."""
+        return self.classifier(to_map(self.norm(tokens), grid))
+
+    small = forward
 
 
 class VariantEncoder(Encoder):

@@ -76,10 +76,10 @@ def between(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
     return read
 
 
-def size_of(values: Sequence[int]) -> tuple[int, int]:
+def size_of(values: Sequence[int], flag: str = "--image-size") -> tuple[int, int]:
     """One number, or rows and columns, of a flag."""
     if len(values) > 2:
-        raise ValueError(f"--image-size {' '.join(map(str, values))}: give one number, or two")
+        raise ValueError(f"{flag} {' '.join(map(str, values))}: give one number, or two")
     return values[0], values[-1]
 
 

@@ -13,7 +13,7 @@ from ..training.record import MODELS, ROOT, load_record
 from ..weights.export import OnnxModel
 from ..zoo import load_checkpoint
 
-SHIPPED = MODELS / "camvid_naive_tiny" / "model.safetensors"
+SHIPPED = MODELS / "camvid_mla_tiny" / "model.safetensors"  # the best of them
 
 
 def load_network(
@@ -34,8 +34,7 @@ def load_network(
         return exported, exported.about, file
     model, about = load_checkpoint(file, device)
     if path is None and speak:
-        record = load_record(file.parent.name)
-        score = next(e for e in record["evaluations"] if e["step"] == about["step"])
+        score = load_record(file.parent)["best"]
         print(f"using {file.relative_to(ROOT)}, a small street network that comes with the book: "
               f"{model.config.num_classes} classes, {100 * score['miou']:.1f} mIoU on CamVid "
               f"{score['split']}", file=sys.stderr)  # fmt: skip

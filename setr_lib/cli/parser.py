@@ -33,6 +33,23 @@ SHARED: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "test-time augmentation: six scales and their mirror images",
     },
+    "window": {
+        "type": between(1, 65536),
+        "nargs": "+",
+        "metavar": "PIXELS",
+        "help": "read images at their own size in windows of so many rows and columns; of more "
+        "than 33 megapixels, predict writes the result as it goes, without a legend",
+    },
+    "stride": {
+        "type": between(1, 65536),
+        "nargs": "+",
+        "metavar": "PIXELS",
+        "help": "between the windows of --window; default: two thirds of them",
+    },
+    "blend": {
+        "action": "store_true",
+        "help": "windows count less towards their borders, so that no seam shows",
+    },
     "precision": {
         "choices": list(PRECISIONS),
         "default": "fp32",
@@ -41,6 +58,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "device": {"help": "cpu, cuda, ...; default: a GPU if there is one"},
     "quiet": {"action": "store_true", "help": "no progress bar"},
 }
+
+READING = ("protocol", "tta", "window", "stride", "blend")
 
 
 def make_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
@@ -150,16 +169,14 @@ def _of_runs(verb: Verb) -> None:
 
 
 def _of_scores(verb: Verb) -> None:
-    add = verb(
-        "evaluate", "split", "root", "protocol", "tta", "precision", "device", "quiet"
-    ).add_argument
+    add = verb("evaluate", "split", "root", *READING, "precision", "device", "quiet").add_argument
     add("checkpoint", nargs="?", type=a_path, help=CHECKPOINT)
     add("--data", help="the data set; default: the one that it was trained on")
     add("--json", type=a_path, help="write the scores to this file, with all that led to them")
     add("--save-predictions", type=a_path, metavar="FOLDER",
         help="a PNG per image, in the data set's own numbers")  # fmt: skip
 
-    add = verb("predict", "protocol", "tta", "precision", "device", "quiet").add_argument
+    add = verb("predict", *READING, "precision", "device", "quiet").add_argument
     add("images", nargs="+", type=a_path, help="files, and folders of images")
     add("--checkpoint", type=a_path, help=CHECKPOINT)
     add("--out", type=a_path, help="of one file: the image with the classes laid over it, or a "

@@ -99,8 +99,8 @@ def cut(images: Tensor, numbers: Tensor, size: Size) -> Tensor:
     source = images.permute(0, 3, 1, 2).float()
     pixels = F.grid_sample(source, torch.stack(places, 3), align_corners=False)
     pixels = distort(pixels, *as_factors(numbers[:, 5:]))
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    pixels = pixels.sub_(mean).div_(std)
+    for channel, mean, std in zip(pixels.unbind(1), MEAN, STD):
+        channel.sub_(mean).div_(std)  # as tensors they would have to be sent, and be waited for
     if images.device.type == "cpu" and not (below.any() or beyond.any()):
         return pixels
     return pixels.masked_fill_((below[:, :, None] | beyond[:, None])[:, None], 0.0)

@@ -37,7 +37,7 @@ class Cutter:
         compile: bool = False,
     ) -> None:
         self.size, self.device, self.kept = size, device, kept or {}
-        self.cut = torch.compile(cut, dynamic=False) if compile else cut
+        self.cut = torch.compile(cut) if compile else cut  # after a second size for any size
 
     def __call__(self, images: Tensor | Uncut) -> Tensor:
         """`(B,3,h,w)` float32 on the device."""
@@ -63,7 +63,7 @@ def feed(
         data, transform, seed: as in `TrainingStream`.
         cache: as in `RunOptions`.
         sharers: how many processes of this machine keep pairs of their own.
-        compile: whether a GPU's cutting is compiled.
+        compile: whether a CUDA GPU's cutting is compiled.
     """
     keep = {"none": 0.0, "auto": free_memory() / 4 / sharers}.get(cache, float("inf"))
     if device.type == "cpu":
@@ -72,7 +72,7 @@ def feed(
     wanted = cache == "device" or (cache == "auto" and fits(stream, device, keep))
     kept = on_device(stream, device) if wanted and isinstance(data, FileDataset) else {}
     stream.on_device = frozenset(kept)
-    return stream, Cutter(transform.crop, device, kept, compile)
+    return stream, Cutter(transform.crop, device, kept, compile and device.type == "cuda")
 
 
 def on_device(stream: UncutStream, device: torch.device) -> dict[int, Tensor]:

@@ -127,6 +127,9 @@ def convert_labels(
         with whole_file(out) as temporary:
             Image.fromarray(label).save(temporary)
     _link_images(source / "images", target / "images")
+    for listing in sorted((source / "splits").glob("*.txt")):  # the same images in each split
+        with whole_file(target / "splits" / listing.name) as temporary:
+            shutil.copyfile(listing, temporary)
     _write_classes(target / "classes.txt", classes, listed)
     return form, classes, len(files)
 

@@ -32,6 +32,15 @@ def find_protocol(name: str) -> TestProtocol:
     return PROTOCOLS[name]
 
 
+def default_protocol(model: Any, dataset: str = "") -> TestProtocol:
+    """How a network is scored if nobody says otherwise, in Python and on the command line.
+
+    The way that its checkpoint carries; without one the paper's for its data sets, and whole images
+    as they are for all others.
+    """
+    return getattr(model, "protocol", None) or PROTOCOLS.get(dataset) or TestProtocol()
+
+
 def stored_protocol(about: Mapping[str, Any]) -> TestProtocol | None:
     """The protocol in what a checkpoint says of itself; in older ones it is part of the recipe.
 

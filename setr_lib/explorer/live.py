@@ -52,11 +52,9 @@ class LiveNetwork:
     weights: bytes
 
 
-def live_network(folder: str | os.PathLike[str], record: str | os.PathLike[str]) -> LiveNetwork:
-    """Pack the network of `folder` (`model.safetensors`, perhaps `probes.safetensors`).
-
-    Args:
-        record: of its training run, which says how good it is.
+def live_network(folder: str | os.PathLike[str]) -> LiveNetwork:
+    """Pack the network of `folder`: `model.safetensors`, perhaps `probes.safetensors`, and
+    `record.json`, which says how good it is.
 
     Raises:
         FileNotFoundError, ValueError: for files that are not there or cannot be read.
@@ -65,7 +63,7 @@ def live_network(folder: str | os.PathLike[str], record: str | os.PathLike[str])
     model, about = load_checkpoint(folder / "model.safetensors")
     if not isinstance(model, SETR):
         raise ValueError(f"{folder} holds no SETR; the page knows nothing else")
-    facts = json.loads(Path(record).read_text(encoding="utf-8"))
+    facts = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     recipe, classes = about["recipe"], list(about["classes"])
     miou = facts["best"]["miou"]
     words = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}

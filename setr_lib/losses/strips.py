@@ -157,6 +157,25 @@ def resize_matrix(sizes: Sequence[int], align_corners: bool = False, like: Any =
     return whole
 
 
+def resized_strips(maps: Tensor, size: Size, most: int = 1 << 21) -> Iterator[tuple[slice, Tensor]]:
+    """What `resize` makes of `(C,h,w)`, a few rows at a time: `(rows, (C,r,W))`.
+
+    For maps of many classes that would fill the memory at the image's size; a strip holds about
+    `most` numbers.
+    """
+    (channels, h, w), (height, width) = maps.shape, size
+    at = ((torch.arange(height, device=maps.device) + 0.5) * (h / height) - 0.5).clamp(min=0)
+    above = at.long().clamp(max=h - 1)
+    below, weight = (above + 1).clamp(max=h - 1), (at - above)[:, None]
+    step = max(1, most // (channels * width))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        strip = torch.lerp(maps[:, above[rows]], maps[:, below[rows]], weight[rows])
+        if w != width:
+            strip = F.interpolate(strip[None], (strip.shape[1], width), mode="bilinear")[0]
+        yield rows, strip
+
+
 # ------------------------------------------------------------------------------ maps on a GPU
 
 OWNER = __name__.partition(".")[0]  # a copy of this file beside ours has operators of its own

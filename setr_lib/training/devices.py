@@ -29,6 +29,7 @@ from ..data.files import PairDataset
 from ..files import reason, say
 from ..model import SETRConfig
 from .recipes import Recipe
+from .tracker import check_tracker
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,6 +57,8 @@ class RunOptions:
             1x1 convolutions matrix products. None: on a CUDA GPU.
         cuda_graph: record the whole step once and replay it. None: on a CUDA GPU, for networks of
             less than 50 million parameters, in one process, where nothing is in the way.
+        tracker: what shows the curves: `"tensorboard"` (files in the run folder), `"wandb"`,
+            `"mlflow"` or `"none"`; `"auto"`: TensorBoard where it is installed.
     """
 
     precision: str = "fp32"
@@ -66,6 +69,7 @@ class RunOptions:
     compile: bool | None = None
     channels_last: bool | None = None
     cuda_graph: bool | None = None
+    tracker: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device or default_device()))
@@ -75,6 +79,7 @@ class RunOptions:
             raise ValueError(f"device is {self.device!r}, which torch does not know") from error
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; choose {', '.join(PRECISIONS)}")
+        check_tracker(self.tracker)
         if self.cache not in CACHES:
             raise ValueError(f"cache is {self.cache!r}; choose {', '.join(CACHES)}")
         if self.precision == "fp16" and self.device == "cpu":
@@ -308,9 +313,10 @@ def end_with_the_owner(_: int) -> None:
 def crop_source(
     data: PairDataset, recipe: Recipe, options: RunOptions, team: Processes
 ) -> tuple[TrainingStream, Cutter]:
-    """The crops of a run, and what brings a micro-batch of them to this process's device."""
+    """The crops of a run with settled options, and what brings a micro-batch of them to the
+    device of this process."""
     sharers = team.size * max(1, options.workers)
-    fused = bool(options.compile) and team.device.type == "cuda"
+    fused = bool(options.compile)
     return feed(data, recipe.transform, recipe.seed, team.device, options.cache, sharers, fused)
 
 

@@ -312,7 +312,7 @@ def pack(
         model, about = load_checkpoint(out / row.name / "last.safetensors")
         files.append(folder / f"{row.name}.safetensors")
         known = {name: about[name] for name in ("classes", "palette", "recipe", "protocol", "step")}
-        save_checkpoint(model, files[-1], half=True, **known)
+        save_checkpoint(model, files[-1], bits=16, **known)
     return files
 
 

@@ -28,7 +28,7 @@ from ..weights.config import make_network
 from . import checkpoint, devices, record, speed
 from .average import MovingAverage
 from .devices import Processes, RunOptions
-from .optim import count_class_weights, lr_at, make_optimizer, shares_of_step
+from .optim import count_class_weights, freeze, lr_at, make_optimizer, shares_of_step
 from .own import prepare
 from .recipes import Recipe
 
@@ -111,11 +111,11 @@ class Run:
         self.data, self.validation = load_splits(data or recipe.dataset, split, root)
         record.check_data(recipe, self.data, self.validation)
         self.images = {"train": len(self.data), split: len(self.validation)}
-        self.stream, self.cut = devices.crop_source(self.data, recipe, options, team)
         self.class_weight = count_class_weights(self.data) if recipe.class_weights else None
         torch.manual_seed(recipe.seed)
-        network = make_network(recipe.config)
+        network = freeze(make_network(recipe.config), recipe)
         self.options = speed.settle(options, network, recipe, team)
+        self.stream, self.cut = devices.crop_source(self.data, recipe, self.options, team)
         self.model = speed.prepare_network(network, self.options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
@@ -147,12 +147,11 @@ class Run:
         checkpoint.open_run(self, resume, steps)
         record.begin_session(self, resume)
         batches = self.batches(steps)
-        self.learner.train()
         self.clock = time.monotonic()
         with record.watched(self, steps) as seen, devices.stop_requests() as asked:
             if self.evaluation_is_due(steps):  # the last session ended in the midst of one
                 self.evaluate(asked, seen)
-            while self.step < steps:
+            while self.step < steps and not record.out_of_patience(self):
                 seen.step_begins()
                 self.train_step([next(batches) for _ in range(self.accumulate)])
                 stop, save = self.team.total(asked.count > 0, checkpoint.is_due(self))
@@ -222,10 +221,9 @@ class Run:
     def to_device(self, images: Any, labels: Tensor) -> Batch:
         """A micro-batch where the network is, cut, the images in its order of memory."""
         # Apple's GPUs may read ordinary memory before it was copied; pinned memory is CUDA's.
-        early = self.device.type == "cuda"
         layout = torch.channels_last if self.options.channels_last else torch.preserve_format
         images = self.cut(images).to(memory_format=layout)
-        return images, labels.to(self.device, non_blocking=early).long()
+        return images, labels.to(self.device, non_blocking=self.device.type == "cuda").long()
 
     def read_losses(self) -> list[float]:
         """The losses since the last reading, which waits for the device; it stops at a NaN."""
@@ -250,10 +248,11 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
+        how = {"protocol": r.protocol, "precision": self.options.precision, "progress": self.show}
         with self.average.shown():
             self.team.share_buffers(self.model)
             asked.interrupt_at_once()
-            result = evaluate(self.model, self.validation, protocol=r.protocol, progress=self.show)
+            result = evaluate(self.model, self.validation, **how)
             asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}

@@ -25,6 +25,13 @@ def lr_at(step: int, recipe: Recipe, base: float) -> float:
     return lr * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else lr
 
 
+def freeze(model: Any, recipe: Recipe) -> Any:
+    """The model, its encoder without gradients and in evaluation mode if the recipe says so."""
+    if recipe.freeze == "encoder":
+        model.encoder.requires_grad_(False).eval()
+    return model
+
+
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD or AdamW over `parameter_groups`; on a CUDA GPU each step is a few kernels."""
     groups = parameter_groups(model, recipe)
@@ -55,7 +62,8 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
     The heads have `head_lr_mult` times the encoder's. The authors pick them by the word "head" in a
     parameter's name, and so leave out MLA's norms and fusion layers, which are in their backbone:
     `head_scope` says whether the neck is taken along. Weight decay, if there is any, leaves out
-    everything with one dimension (biases, norms) and the position and class tokens.
+    everything with one dimension (biases, norms) and the position and class tokens. A frozen
+    encoder is in no group.
     """
     heads = {id(p) for p in model.head_parameters()}
     factors = {"heads": recipe.head_lr_mult, "encoder": 1.0, "neck": 1.0}
@@ -64,6 +72,8 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for name, p in model.named_parameters():
         part = "heads" if id(p) in heads else "neck" if name.startswith("neck.") else "encoder"
+        if part == "encoder" and recipe.freeze == "encoder":
+            continue
         decays = p.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
         label = part if decays or not recipe.weight_decay else f"{part}, without decay"
         group = groups.setdefault(

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..data.files import PairDataset
+from ..data.files import PairDataset, read_label
 from ..data.labels import find_form, label_values, names_of_values
 from ..data.layouts import Folder, make_splits
 from ..data.load import Augment, folder_path, load_splits
 from ..files import few, say
 from ..geometry import Size
 from ..images import open_picture
-from ..zoo import model_config
+from ..model import SETRConfig
+from ..zoo import model_config, with_encoder
 from .devices import RunOptions, default_device
 from .recipe import Recipe
 from .recipe import replace as replaced
@@ -54,6 +55,8 @@ def prepare(
             say(describe(made, *splits))
         return made, splits
     made = replaced(get_recipe(recipe) if isinstance(recipe, str) else recipe, **facts)
+    if facts.get("pretrained") and "config" not in facts:
+        made = replace(made, config=started(made.config, made.pretrained))
     splits = load_splits(made.dataset if data is None else data, made.evaluate_split, root, augment)
     return (made if data is None else fit_to(made, splits[0])), splits
 
@@ -71,7 +74,10 @@ def prepare_folder(path: Path) -> None:
     data = Folder("train", path)
     files = [label for _, label in data.pairs[:200] if label]
     listed = data.class_list
-    form = find_form(label_values(files, listed.colours), names_of_values(listed))
+    values = label_values(files, listed.colours)
+    if files and not values:
+        read_label(files[0], listed.colours)  # none can be read: for the reason
+    form = find_form(values, names_of_values(listed))
     if form.converts:
         raise ValueError(
             f"the labels of {path} are {form.words}: write them as class numbers first, setr "
@@ -88,8 +94,8 @@ def own_recipe(data: PairDataset, device: str = "cpu", **facts: Any) -> Recipe:
     Args:
         data: the training split.
         device: what it is run on, `"cpu"` or `"cuda"`.
-        facts: of the recipe, in place of these; `pretrained` makes patches of 16 pixels, which
-            timm's ViTs have.
+        facts: of the recipe, in place of these. `pretrained` brings its own encoder, and patches of
+            16 pixels where it takes any; `freeze="encoder"` a linear head without auxiliary ones.
     """
     on_gpu = not device.startswith("cpu")
     height, width = typical_size(data)
@@ -101,11 +107,15 @@ def own_recipe(data: PairDataset, device: str = "cpu", **facts: Any) -> Recipe:
         min(400, max(200, 10 * len(data))) if not on_gpu else min(8000, max(2000, 10 * len(data)))
     )
     steps = facts.get("total_steps", steps)
-    network = model_config("setr_naive_tiny", len(data.classes), crop)
+    network = replace(model_config("setr_naive_tiny", len(data.classes), crop), patch_size=patch)
+    if facts.get("freeze") == "encoder":  # linear probing
+        network = replace(network, linear=True, aux=False)
     ours = {
         **FROM_SCRATCH,
-        "config": replace(network, patch_size=patch), "crop": crop, "scale": (max(crop), min(crop)),
-        "total_steps": steps, "warmup": steps // 10, "evaluate_every": max(1, steps // 4),
+        "config": started(network, facts.get("pretrained")),
+        "crop": crop, "scale": (max(crop), min(crop)),
+        "total_steps": steps, "warmup": steps // 10,
+        "evaluate_every": max(1, steps // (20 if facts.get("patience") else 4)),
         "class_weights": True,
     }  # fmt: skip
     if len(data) < FEW:
@@ -115,9 +125,18 @@ def own_recipe(data: PairDataset, device: str = "cpu", **facts: Any) -> Recipe:
     return Recipe("own", data.name, **{**ours, **facts})
 
 
+def started(config: Any, pretrained: str | None) -> Any:
+    """The network with the encoder of a timm model, in place of ours; else as it is."""
+    ours = isinstance(config, SETRConfig) and config.backbone == "vit"
+    if not ours or not pretrained or Path(pretrained).expanduser().is_file():
+        return config
+    return with_encoder(config, pretrained)
+
+
 def describe(recipe: Recipe, data: PairDataset, validation: PairDataset) -> str:
     """Three lines on what a recipe of `own_recipe` does, for who did not choose it."""
     start = recipe.pretrained or "random weights (--pretrained NAME starts from a model of timm)"
+    start += ", which stays as it is: only the head learns" * (recipe.freeze == "encoder")
     return (
         f"{len(data)} images to learn from, {len(validation)} to score on; "
         f"{len(data.classes)} classes: {few(list(data.classes), 8)}\n"

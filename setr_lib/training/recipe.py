@@ -36,6 +36,8 @@ class Recipe:
             micro-batch, so this is a fact of the recipe.
         pretrained: the timm model whose weights the encoder starts from, or a checkpoint's path;
             None: random.
+        freeze: `"encoder"`: only neck and heads learn, the encoder stays what it starts from; with
+            a linear head that is linear probing. `"none"`: all learn.
         optimizer: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
         lr: of the encoder; the heads' is `head_lr_mult` times this.
         head_lr_mult: 10 in the authors' code.
@@ -59,6 +61,8 @@ class Recipe:
         rule: how evaluation brings an image to `scale`, see `TestProtocol`.
         evaluate_every: steps between evaluations.
         evaluate_split: the split that is scored.
+        patience: end the run after so many evaluations in a row without a better mIoU (early
+            stopping); 0: never.
         seed: of the weights and the data order.
         source: where the numbers come from.
     """
@@ -72,6 +76,7 @@ class Recipe:
     total_steps: int
     micro_batch: int | None = None
     pretrained: str | None = None
+    freeze: str = "none"
     optimizer: str = "sgd"
     lr: float = 0.01
     head_lr_mult: float = 10.0
@@ -93,6 +98,7 @@ class Recipe:
     rule: str = "fit"
     evaluate_every: int = 500
     evaluate_split: str = "val"
+    patience: int = 0
     seed: int = 0
     source: str = "ours"
 
@@ -102,6 +108,7 @@ class Recipe:
             "average": ("all", "valid"),
             "head_scope": ("authors", "decoder"),
             "start": STARTS,
+            "freeze": ("none", "encoder"),
         }.items():
             if getattr(self, name) not in words:
                 choice = " or ".join(map(repr, words))
@@ -116,6 +123,12 @@ class Recipe:
             )
         if self.start != "random" and (self.pretrained or not isinstance(self.config, SETRConfig)):
             raise ValueError(f"start is {self.start!r}: that needs our own encoder, not pretrained")
+
+        if self.start != "random" and self.freeze != "none":
+            raise ValueError(
+                f"freeze is {self.freeze!r} with the start {self.start!r}, in which the encoder "
+                "learns: choose one of the two"
+            )
 
     def _check_numbers(self) -> None:
         for name, (kind, least, most) in BOUNDS.items():
@@ -145,6 +158,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return dataclasses.asdict(self)
+
+    def plain_facts(self) -> dict[str, bool | int | float | str | None]:
+        """Every fact by its name, those of the network as `config.width`; lists as words."""
+        plain = (bool, int, float, str, type(None))
+        return {k: v if isinstance(v, plain) else str(v) for k, v in _flat(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
@@ -211,6 +229,7 @@ STARTS = ("random", "leaves", "street", "masked-0.125", "masked-0.5", "dyck")
 BOUNDS: dict[str, tuple[type, float, float]] = {
     "batch": (int, 1, 1e9), "micro_batch": (int, 1, 1e9), "total_steps": (int, 1, 1e12),
     "evaluate_every": (int, 1, 1e12), "warmup": (int, 0, 1e12), "seed": (int, 0, 2**63 - 1),
+    "patience": (int, 0, 1e12),
     "lr": (float, 1e-12, 1e6), "head_lr_mult": (float, 1e-12, 1e6), "min_lr": (float, 0, 1e6),
     "power": (float, 0, 1e3), "ema": (float, 0, 0.99999),
     "start_steps": (int, 0, 1e12), "weight_decay": (float, 0, 1e6),

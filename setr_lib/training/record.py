@@ -25,6 +25,7 @@ from ..files import in_field_words, parse_json, read_json, say, whole_file, writ
 from ..weights.config import make_network
 from .optim import describe_groups, lr_at
 from .recipes import Recipe
+from .tracker import Tracker
 
 if TYPE_CHECKING:
     from .loop import Run
@@ -112,8 +113,10 @@ def run_record(run: "Run") -> dict[str, Any]:
         "seed": recipe.seed,
         "classes": list(run.data.classes),
         "parameters": sum(p.numel() for p in run.model.parameters()),
+        "trained_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         "step": run.step,
-        "finished": run.step == recipe.total_steps,
+        "finished": run.step == recipe.total_steps or out_of_patience(run),
+        "stopped_early": out_of_patience(run),
         "started": run.started,
         "seconds": round(run.seconds, 1),
         **run.surroundings,
@@ -124,6 +127,14 @@ def run_record(run: "Run") -> dict[str, Any]:
         "last": evaluations[-1] if evaluations else None,
     }
     return json.loads(json.dumps(facts))  # as it will be read: lists, no tuples
+
+
+def out_of_patience(run: "Run") -> bool:
+    """Whether so many evaluations as the recipe waits for have passed without a better mIoU."""
+    if not run.recipe.patience:
+        return False
+    found = [-1.0 if e["miou"] is None else e["miou"] for e in run.evaluations]
+    return bool(found) and len(found) - 1 - found.index(max(found)) >= run.recipe.patience
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
@@ -197,18 +208,18 @@ class Progress:
     Args:
         done, steps: steps that are behind, and at which the run ends.
         show: whether there is a bar.
-        board: the folder for TensorBoard; None: no such files.
+        tracker: where the curves are shown; None: nowhere.
         peak: arithmetic that all devices together could do, in 1e9 a second; None: unknown.
     """
 
     def __init__(
         self, recipe: Recipe, done: int, steps: int, device: torch.device,
-        show: bool, board: Path | None = None, peak: float | None = None,
+        show: bool, tracker: Tracker | None = None, peak: float | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.device, self.peak = recipe, device, peak
         self.gflops = peak and step_gflops(lambda: make_network(recipe.config), recipe.crop)
         self.bar = tqdm(total=steps, initial=done, desc=recipe.name, disable=not show)
-        self.board: Any = board and tensorboard(board, done)
+        self.tracker = tracker
         self.logged, self.training_seconds = done, 0.0  # since the last line of the log
         self.counted = self.doubted = False  # whether a pixel counted since; if not, whether said
         self.beginning = time.monotonic()
@@ -253,25 +264,29 @@ class Progress:
         return line
 
     def curves(self, step: int, values: dict[str, float]) -> None:
-        """Points for TensorBoard."""
-        for name, value in values.items() if self.board else ():
-            self.board.add_scalar(name, value, step)
+        """Points for the tracker."""
+        if self.tracker:
+            self.tracker.log(values, step)
 
     def close(self) -> None:
-        """Leave the bar as it is and the files complete."""
+        """Leave the bar as it is and the tracker's files complete."""
         self.bar.close()
-        if self.board:
-            self.board.close()
+        if self.tracker:
+            self.tracker.close()
 
 
 @contextmanager
 def watched(run: "Run", steps: int) -> Iterator[Progress]:
     """The progress of a run up to `steps`; who stops it is told how to go on."""
-    board = run.out / "tensorboard" if run.team.is_main else None
     peak = peak_gflops(run.device, run.options.precision, run.team.size)
-    seen = Progress(run.recipe, run.step, steps, run.device, run.show, board, peak)
+    seen = Progress(run.recipe, run.step, steps, run.device, run.show, Tracker(run), peak)
     try:
         yield seen
+        if out_of_patience(run):
+            run.team.say(
+                f"stopped at step {run.step} of {steps}: no better mIoU in {run.recipe.patience} "
+                "evaluations; best.safetensors holds the best weights"
+            )
     except KeyboardInterrupt:
         run.team.say(
             f"Stopped after step {run.step} of {steps}; nothing is lost. The run is in "
@@ -297,15 +312,6 @@ def memory_gib(device: torch.device) -> float:
     return psutil.Process().memory_info().rss / 2**30
 
 
-def tensorboard(folder: Path, done: int) -> Any:
-    """A writer of TensorBoard's files if it is installed, else None."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=done + 1)
-
-
 # ---- what a run says
 
 
@@ -319,6 +325,12 @@ def check_data(recipe: Recipe, *splits: PairDataset) -> None:
                 f"{data.name} {data.split} has no labels, so nothing can be learnt or scored "
                 "there; choose another split (evaluate_split=..., --evaluate-split)"
             )
+    if (channels := recipe.config.in_chans) != 3:
+        raise ValueError(
+            f"the recipe's network reads {channels} channels; pictures are read as red, green and "
+            "blue: set in_chans=3 in its config (a network of more channels takes tensors, "
+            "model.loss(images, labels), and no recipe)"
+        )
     classes = len(splits[0].classes)
     if recipe.config.num_classes != classes:
         raise ValueError(

@@ -41,7 +41,7 @@ def own_config(checkpoint: Checkpoint) -> Config | None:
         return None
     config = config_from_dict(about["config"])
     # Fields that older files lack: names of tensors show them, or there was no such variant.
-    ours = ("aux_convs", "backbone", "stem", "attention_radius", "pup_steps")
+    ours = ("aux_convs", "backbone", "stem", "attention_radius", "pup_steps", "linear")
     later = ours if isinstance(config, SETRConfig) else ("width", "channels")
     for name in (f.name for f in dataclasses.fields(config) if f.name not in later):
         if name not in about["config"]:

@@ -24,6 +24,7 @@ from ..encoder import resize_positions
 from ..files import few, unknown, whole_file
 from ..geometry import Size, as_size, patch_grid
 from ..model import SETR, Segmenter, SETRConfig
+from .bits import in_bits
 from .config import Config, check_facts, own_config, side_of, square_grid
 from .keys import Translation, translate
 from .patches import fit_patches
@@ -342,7 +343,7 @@ def _by(grid: Size) -> str:
 
 
 def save_checkpoint(
-    model: Segmenter, path: str | os.PathLike[str], half: bool = False, **about: Any
+    model: Segmenter, path: str | os.PathLike[str], bits: int = 32, **about: Any
 ) -> None:
     """Write weights and configuration to one safetensors file, whole or not at all.
 
@@ -350,21 +351,19 @@ def save_checkpoint(
 
     Args:
         model: a `SETR` or an `FCN`.
-        half: keep floats in 16 bits: half the size, for files that travel, not for resuming.
+        bits: of a float; 16 and 8 are for files that travel, not for resuming (see `bits.in_bits`).
         about: anything JSON can hold that a reader of the file needs (classes, palette, recipe).
 
     Raises:
         ValueError: if the file could not be read again: classes that are not as many as the
-            model's, say.
+            model's, say; for another number of bits.
         OSError: if it cannot be written; a file that was there before is untouched.
     """
     if model.protocol is not None:  # a network that was loaded is scored as before
         about = {"protocol": dataclasses.asdict(model.protocol), **about}
     words = json.dumps({"config": dataclasses.asdict(model.config), **about})
     check_facts(json.loads(words), model.config.num_classes)
-    tensors = {k: value.detach().cpu().contiguous() for k, value in model.state_dict().items()}
-    if half:
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    tensors = in_bits(model.state_dict(), bits)
     metadata = {"setr_lib": words, "sha256": digest(tensors, words)}
     with whole_file(path) as temporary:
         try:

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..files import few
+from .bits import from_bits
 from .pickles import Ignored, Later, Refused, Storage, unpickle
 
 
@@ -137,7 +138,7 @@ def _safetensors(path: Path) -> Checkpoint:
     elif "config" in about:
         notes = ("the file has no checksum (an older version wrote it), so that damage is not "
                  "seen: load it and save it again to add one",)  # fmt: skip
-    return Checkpoint(tensors, notes, about)
+    return Checkpoint(from_bits(tensors), notes, about)
 
 
 def digest(tensors: Mapping[str, Tensor], about: str) -> str:

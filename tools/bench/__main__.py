@@ -4,7 +4,8 @@
 
 A subject is a module of this folder with `PEER`, the package that it needs, and
 `rows(rounds, only)`, which leaves out the cases without these words and may name another peer.
-A record that is there is added to, if it is of the same commit.
+A record that is there is added to, if it is of the same commit. Beside each ratio stands what the
+newest record of the repository has for the same case: "before", and how many times that it is now.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from setr_lib.files import read_json, write_json
-from setr_lib.training.record import surroundings
+from setr_lib.training.record import list_records, load_record, surroundings
 
 SUBJECTS = ("encoder", "loss", "metric", "step", "windows")
 
@@ -33,7 +34,11 @@ def main() -> None:
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
     peers: dict[str, str] = {}
-    print(f"{'subject':9}{'case':44}{'ours / theirs':>14}  (quartiles)         memory  peer")
+    before = recorded()
+    print(
+        f"{'subject':9}{'case':44}{'ours / theirs':>14}  (quartiles)         memory"
+        f"  before   now / before  peer"
+    )
     for subject in options.subjects or SUBJECTS:
         try:
             module = importlib.import_module(f".{subject}", __package__)
@@ -49,12 +54,23 @@ def main() -> None:
             low, high = row["quartiles"]
             memory = row.get("memory")
             share = f"{memory['ours'] / memory['theirs']:13.3f}" if memory else " " * 13
+            old = before.get((subject, row["case"], row["peer"]))
+            change = f"{old:8.3f}{row['ratio'] / old:15.2f}" if old else " " * 23
             print(
                 f"{subject:9}{row['case']:44}{row['ratio']:14.3f}  ({low:.3f} to {high:.3f})"
-                f"{share}  {row['peer']} {peers[row['peer']]}"
+                f"{share}{change}  {row['peer']} {peers[row['peer']]}",
+                flush=True,
             )
     if options.out:
         add_to_record(Path(options.out) / "record.json", found, peers)
+
+
+def recorded() -> dict[tuple[str, str, str], float]:
+    """Ratios by subject, case and peer; of several records the newest day's."""
+    records = (load_record(name) for name in list_records())
+    benches = sorted((r for r in records if "bench" in r), key=lambda record: record["day"])
+    rows = [row for record in benches for row in record["bench"] if "quartiles" in row]
+    return {(row["subject"], row["case"], row["peer"]): row["ratio"] for row in rows}
 
 
 def add_to_record(path: Path, found: list[dict[str, Any]], peers: dict[str, str]) -> None:

@@ -57,11 +57,11 @@ def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return run
 
 
-def crop() -> tuple[Tensor, Tensor]:
+def crop(pixels: int = PIXELS) -> tuple[Tensor, Tensor]:
     """An image of noise, and labels in squares of 16 pixels, a part of them ignored."""
     torch.manual_seed(0)
-    images = torch.randn(1, 3, PIXELS, PIXELS)
-    squares = torch.randint(0, CLASSES, (1, PIXELS // 16, PIXELS // 16))
+    images = torch.randn(1, 3, pixels, pixels)
+    squares = torch.randint(0, CLASSES, (1, pixels // 16, pixels // 16))
     labels = squares.repeat_interleave(16, 1).repeat_interleave(16, 2)
     labels[:, :20] = 255
     return images, labels

@@ -4,10 +4,11 @@
     python -m tools.bench_gpu --out FOLDER --tests     begin with the tests that need a GPU
     python -m tools.bench_gpu --out FOLDER --device cpu --tiny     the same in seconds, for tests
 
-Neither registry nor checkout of other projects is needed; where timm and mmsegmentation are
-installed, the encoder and the step run beside theirs. The parts that are worth most come first, and
-FOLDER/record.json is whole after every row: a run that is stopped loses the rest only. What goes
-wrong in a part is written down under "errors", and the next one begins. Milliseconds are medians.
+Neither registry nor checkout of other projects is needed; where timm, torchmetrics and
+mmsegmentation are installed, encoder, metric and step run beside theirs. The parts that are worth
+most come first, and FOLDER/record.json is whole after every row: a run that is stopped loses the
+rest only. What goes wrong in a part is written down under "errors", and the next one begins.
+Milliseconds are medians.
 
 A new part is a function that yields rows, and a line in PARTS.
 """
@@ -26,7 +27,7 @@ import torch
 from setr_lib.files import write_json
 from setr_lib.training.record import surroundings
 
-from .beside import beside_mmsegmentation, encoder, windows
+from .beside import beside_mmsegmentation, encoder, metric, windows
 from .common import Bench, Row, clocks
 from .loss import correctness, loss
 from .run import run
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "loss": loss,
     "encoder": encoder,
     "windows": windows,
+    "metric": metric,
     "mmsegmentation": beside_mmsegmentation,
 }
 

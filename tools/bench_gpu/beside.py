@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from setr_lib import create_model, slide_inference
+from setr_lib import confusion_matrix, create_model, slide_inference
 from setr_lib.model import SIZES
 
 from .common import Bench, Row
@@ -41,6 +41,24 @@ def encoder(bench: Bench) -> Iterator[Row]:
         "ratio": mine / other,
         "difference": difference,
     }
+
+
+def metric(bench: Bench) -> Iterator[Row]:
+    """Counting a confusion matrix of a map of 1024x2048 beside torchmetrics' Jaccard index."""
+    from torchmetrics import JaccardIndex
+
+    size = (2 * bench.pixels, 4 * bench.pixels)
+    label, guess = (torch.randint(0, bench.classes, size, device=bench.device) for _ in "ab")
+    label[torch.rand(size, device=bench.device) < 0.05] = 255
+    theirs = JaccardIndex(
+        task="multiclass", num_classes=bench.classes, ignore_index=255, validate_args=False
+    ).to(bench.device)
+    for dtype in (torch.uint8, torch.int64):
+        pair = guess.to(dtype), label.to(dtype)
+        mine = bench.milliseconds(lambda pair=pair: confusion_matrix(*pair, bench.classes))
+        other = bench.milliseconds(lambda pair=pair: theirs.update(*pair))
+        row = {"case": f"{bench.classes} classes, {str(dtype)[6:]}", "ms": mine}
+        yield {**row, "torchmetrics_ms": other, "ratio": mine / other}
 
 
 def beside_mmsegmentation(bench: Bench) -> Iterator[Row]:
