@@ -33,7 +33,7 @@ CAMVID_PALETTE = _colours(
 
 
 def colours_of(classes: Sequence[str], stored: Palette) -> Palette:
-    """The colours that these classes are drawn in: a file's own, but CamVid's are the same always."""
+    """The colours that classes are drawn in: CamVid's always ours, others as a file stores them."""
     return CAMVID_PALETTE if tuple(classes) == CAMVID else stored
 
 
