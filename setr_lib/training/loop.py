@@ -248,11 +248,11 @@ class Run:
         The state was saved just before, so that a request to stop is answered at once.
         """
         clock, r = time.monotonic(), self.recipe
-        how = {"protocol": r.protocol, "precision": self.options.precision, "progress": self.show}
+        how: Any = {"protocol": r.protocol, "precision": self.options.precision}
         with self.average.shown():
             self.team.share_buffers(self.model)
             asked.interrupt_at_once()
-            result = evaluate(self.model, self.validation, **how)
+            result = evaluate(self.model, self.validation, progress=self.show, **how)
             asked.at_once = False
         facts = {"step": self.step, "split": r.evaluate_split, **result.to_dict(self.data.classes)}
         facts |= {"counts": result.counts.tolist(), "seconds": round(time.monotonic() - clock, 1)}
