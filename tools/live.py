@@ -20,7 +20,7 @@ from setr_lib.explorer.live import LiveNetwork, live_network, write_site
 from setr_lib.training.record import DATA
 from tools.street import png, street
 
-FIRST = "camvid_naive_tiny"  # begins, and travels inside the one file
+FIRST = "camvid_pup_tiny"  # begins, and travels inside the one file
 PLACE = "_static/live"  # in the built book
 
 
