@@ -390,7 +390,7 @@ def test_class_names_that_are_markup_stay_words(visit, tmp_path, decoder):
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory) -> Path:
-    """A site of two networks, as a folder of models offers them: the shipped one, and one of MLA."""
+    """A site of two networks, as a folder of models offers them: the shipped one, and an MLA."""
     models, folder = (tmp_path_factory.mktemp(name) for name in ("models", "two"))
     for name in (tool.FIRST, "another"):
         shutil.copytree(tool.DATA / "models" / tool.FIRST, models / name)
