@@ -439,7 +439,8 @@ def test_plain_javascript_finds_the_same_labels(visit, site):
           const fast = site.scene.parts[0].run.labels;
           site.settings.simd = false;
           await site.load();
-          return [site.runners[0].loaded.fast, fast.every((kind, i) => kind === site.scene.parts[0].run.labels[i])];
+          const slow = site.scene.parts[0].run.labels;
+          return [site.runners[0].loaded.fast, fast.every((kind, i) => kind === slow[i])];
         }})()"""
     )
     assert found == [False, True]
