@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .data.classes import colours_of
 from .data.protocols import stored_protocol
 from .files import unknown
 from .geometry import Size, as_size
@@ -198,4 +199,7 @@ def load_checkpoint(
     model.protocol = protocol
     for note in checkpoint.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    return model.to(device).eval(), checkpoint.about
+    about = dict(checkpoint.about)
+    if "palette" in about:
+        about["palette"] = colours_of(about.get("classes", ()), about["palette"])
+    return model.to(device).eval(), about

@@ -1,10 +1,12 @@
 """Colab as it is: its versions satisfy our ranges, and the first cell leaves them alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from setr_lib import list_records, load_record
@@ -61,6 +63,24 @@ def test_on_colab_the_first_cell_installs_nothing(first_cell):
     """Everything that it looks for is there."""
     assert needed() <= PINS.keys() and needed()
     assert first_cell(missing=set()) == []
+
+
+def test_a_release_makes_the_first_cells_install_at_its_tag(tmp_path, monkeypatch, capsys):
+    """One version in the library, the list of changes and the chapters; another is refused."""
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "setr_lib").mkdir()
+    for name in ("_config.yml", "setr_lib/__init__.py", "book/lean.ipynb"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "CHANGELOG.md").write_text("# Changes\n\n## 9.8.7, unreleased\n\n- a thing\n")
+    with pytest.raises(SystemExit, match="no line '## 9.9.0, unreleased'"):
+        notebooks.set_release("9.9.0")
+    notebooks.set_release("9.8.7")
+    assert "git tag v9.8.7" in capsys.readouterr().out
+    assert '\n__version__ = "9.8.7"\n' in (tmp_path / "setr_lib/__init__.py").read_text()
+    assert "\n## 9.8.7\n" in (tmp_path / "CHANGELOG.md").read_text()
+    _, first, *_ = nbformat.read(tmp_path / "book/lean.ipynb", as_version=4).cells
+    assert '"--branch", "v9.8.7"]' in first.source
 
 
 def test_what_the_first_cell_installs_touches_neither_torch_nor_numpy(first_cell, tmp_path):

@@ -7,10 +7,13 @@ operators is replaced by stand-ins that no SETR calls.
 import sys
 from unittest import mock
 
+import nbformat
 import pytest
 import torch
 
 from setr_lib import SETR, config_from_checkpoint, load_weights
+from setr_lib.encoder import Block
+from setr_lib.training.record import ROOT
 
 pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
 for name in ("mmcv.ops", "mmcv.ops.point_sample", "mmcv._ext"):
@@ -102,3 +105,49 @@ def test_every_head_agrees_with_mmsegmentation(decoder, city, facts, patch_bias)
             assert (found - expected).abs().max() < 2e-4 * expected.std()
         full = torch.nn.functional.interpolate(wanted[0], size=size, mode="bilinear")
         assert (ours(images) - full).abs().max() < 2e-4 * full.std()
+
+
+def test_the_books_mask_head_is_segmenters():
+    """The chapter *After SETR* builds Segmenter's head; mmsegmentation's has the same logits."""
+    from mmseg.models.decode_heads import SegmenterMaskTransformerHead
+
+    names = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "Block": Block}
+    for cell in nbformat.read(ROOT / "book/after.ipynb", as_version=4).cells:
+        if cell.source.startswith(("class MaskHead", "def mask_forward")):
+            exec(cell.source, names)
+    ours = names["MaskHead"](96, 8, depth=2, heads=3).eval()
+    theirs = SegmenterMaskTransformerHead(
+        96, 2, 3, 96, num_classes=8, channels=96, dropout_ratio=0.0,
+        drop_path_rate=0.0, norm_cfg={"type": "LN", "eps": 1e-6},
+    ).eval()  # fmt: skip
+    for p in ours.parameters():  # nothing may hide behind a zero or a one
+        p.data += 0.1 * torch.randn_like(p)
+    translated = {
+        "cls_emb": ours.classes_KD[None],
+        "patch_proj.weight": ours.patch.T,
+        "classes_proj.weight": ours.kind.T,
+    }
+    parts = {"project": "dec_proj", "norm": "decoder_norm", "mask_norm": "mask_norm"}
+    inside = {
+        "norm1": "ln1",
+        "norm2": "ln2",
+        "mlp.fc1": "ffn.layers.0.0",
+        "mlp.fc2": "ffn.layers.1",
+    }
+    for number in range(2):
+        at = f"layers.{number}"
+        parts |= {f"blocks.{number}.{a}": f"{at}.{b}" for a, b in inside.items()}
+        parts[f"blocks.{number}.attn.proj"] = f"{at}.attn.attn.out_proj"
+        qkv = ours.blocks[number].attn.qkv
+        translated[f"{at}.attn.attn.in_proj_weight"] = qkv.weight
+        translated[f"{at}.attn.attn.in_proj_bias"] = qkv.bias
+    for mine, name in parts.items():
+        for kind in ("weight", "bias"):
+            translated[f"{name}.{kind}"] = ours.get_submodule(mine).get_parameter(kind)
+    unused = {"conv_seg.weight", "conv_seg.bias"}  # a layer that nobody calls
+    assert set(theirs.state_dict()) - set(translated) <= unused
+    theirs.load_state_dict(translated, strict=False)
+    tokens = torch.randn(2, 24, 96)
+    with torch.no_grad():
+        logits = theirs([tokens.transpose(1, 2).unflatten(2, (4, 6))])
+        assert (ours(tokens, (4, 6)) - logits).abs().max() < 1e-4 * logits.std()

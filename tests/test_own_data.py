@@ -216,10 +216,7 @@ def test_classes_are_merged_left_out_and_renamed(tmp_path):
     for (image, label), (same, new) in zip(before, after):
         assert np.array_equal(image, same)
         assert np.array_equal(new, np.array([255, 0, 1], np.uint8)[label])
-    (source / "splits").mkdir()
-    (source / "splits" / "val.txt").write_text("1\n")
     convert_labels(source, tmp_path / "merged", ["a=thing", "c=thing"])
-    assert (tmp_path / "merged" / "splits" / "val.txt").read_text() == "1\n"
     merged = setr_lib.load_dataset(f"folder:{tmp_path / 'merged'}", "val")
     assert merged.classes == ("thing", "b")
     assert np.array_equal(merged[0][1], np.array([0, 1, 0], np.uint8)[

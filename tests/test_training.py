@@ -190,6 +190,22 @@ def test_class_weights_are_counted_on_all_labels(small_recipe, monkeypatch):
     assert torch.equal(seen[1]["weight"], wanted)
 
 
+@pytest.mark.parametrize("kind", ["dice", "focal"])
+def test_a_recipe_may_name_another_loss(kind, small_recipe):
+    """A run has the loss of its network by that name."""
+    recipe = dataclasses.replace(small_recipe, loss=kind, class_weights=True)
+    job = Run(recipe, None, "data", RunOptions(device="cpu"), False)
+    images, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 8, (2, 32, 32))
+    how = {"average": recipe.average, "weight": job.class_weight}
+    wanted = job.model.loss(images, labels, kind=kind, **how)
+    assert torch.equal(job.learner(images, labels), wanted)
+    assert wanted != job.model.loss(images, labels, **how)
+    with pytest.raises(ValueError, match="loss is 'dize'; choose 'cross_entropy' or 'dice' or"):
+        dataclasses.replace(recipe, loss="dize")
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert recipe.differences(small_recipe)[0] == f"loss is '{kind}' there and 'cross_entropy' here"
+
+
 def test_a_checkpoint_carries_the_protocol_of_its_run(tmp_path, small_recipe):
     recipe = dataclasses.replace(small_recipe, window=(32, 32), stride=(16, 16))
     run(recipe, tmp_path, steps=1)

@@ -4,6 +4,7 @@
     python -m tools.notebooks normalise [book/x.ipynb ...]  rewrite the files in their one form
     python -m tools.notebooks check                         fail if a file is not in that form
     python -m tools.notebooks address URL                   the repository's new address, everywhere
+    python -m tools.notebooks release 1.2.3                 a version, whose tag they install
 
 The one form: output and counts of one run from top to bottom; no metadata but tags and what folds
 a cell in JupyterLab as they fold it on the site; no widget state; the bootstrap cell and the map at
@@ -241,13 +242,31 @@ def set_address(url: str) -> None:
         write(nbformat.read(path, as_version=4), path)
 
 
+def set_release(version: str) -> None:
+    """Make the files those of a version: first cells and links then name its tag, `v1.2.3`."""
+    begins, changes = f"## {version}, unreleased\n", ROOT / "CHANGELOG.md"
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or begins not in changes.read_text():
+        sys.exit(f"CHANGELOG.md has no line {begins.strip()!r}")
+    for path, old, new in (
+        (changes, re.escape(begins), f"## {version}\n"),
+        (ROOT / "setr_lib" / "__init__.py", r'__version__ = ".*"', f'__version__ = "{version}"'),
+        (ROOT / "_config.yml", r"  branch: .*", f"  branch: v{version}"),
+    ):
+        path.write_text(re.sub(old, new, path.read_text()))
+    for path in chapters():
+        write(nbformat.read(path, as_version=4), path)
+    print(f"commit this, then: git tag v{version} && git push --tags")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=["execute", "normalise", "check", "address"])
+    parser.add_argument("verb", choices=["execute", "normalise", "check", "address", "release"])
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
     if options.verb == "address":
         return set_address(*options.arguments)
+    if options.verb == "release":
+        return set_release(*options.arguments)
     paths = [Path(name) for name in options.arguments] or chapters()
     if options.verb == "check":
         found = [problem for path in paths for problem in problems(path)]

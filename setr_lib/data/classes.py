@@ -1,6 +1,7 @@
 """Class names and colours of the published data sets, each in its official order."""
 
 import colorsys
+from collections.abc import Sequence
 
 Palette = tuple[tuple[int, int, int], ...]
 
@@ -25,9 +26,17 @@ def spread_palette(classes: int) -> list[tuple[int, int, int]]:
 
 # In the order of the SegNet tutorial, which has no road marking between pole and road.
 CAMVID = _names("sky,building,pole,road,pavement,tree,sign,fence,car,pedestrian,bicyclist")
+# Our colours, not SegNet's: of those, colour-blind readers cannot tell several apart.
 CAMVID_PALETTE = _colours(
-    "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
+    "9bf9fb 9b5e7a 100223 583678 cca3f9 008a41 ffff34 4c1e00 ff831f f8ac9c 4242c4"
 )
+
+
+def colours_of(classes: Sequence[str], stored: Palette) -> Palette:
+    """The colours that classes are drawn in: CamVid's always ours, others as a file stores them."""
+    return CAMVID_PALETTE if tuple(classes) == CAMVID else stored
+
+
 # objectInfo150.txt of the challenge, the first of each line's synonyms; colours: color150.mat.
 ADE20K = _names("""
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,

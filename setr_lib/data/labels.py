@@ -94,8 +94,7 @@ def convert_labels(
 
     Args:
         source: with `images/`, `labels/` and `classes.txt`.
-        target: a new folder of that form. Its images are hard links where that is possible; lists
-            in `splits/` come along.
+        target: a new folder of that form. Its images are hard links where that is possible.
         changes: `OLD=NEW`: a value of the files or a class by its name becomes a class, by number
             or name, or `ignore`. A new name is a new class, and two classes with one are merged.
 

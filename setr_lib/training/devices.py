@@ -241,11 +241,13 @@ def join_processes(device: str) -> tuple[str, bool]:
 class HeadsLoss(nn.Module):
     """The network and its loss as one module: processes meet in a module's forward pass."""
 
-    def __init__(self, network: Any, average: str, weight: Tensor | None) -> None:
+    def __init__(self, network: Any, average: str, weight: Tensor | None, kind: str) -> None:
         super().__init__()
         self.network, self.average = network, average
         device = next(network.parameters()).device
-        self.facts = {} if weight is None else {"weight": weight.to(device)}
+        self.facts: dict[str, Any] = {"kind": kind}
+        if weight is not None:
+            self.facts["weight"] = weight.to(device)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Images `(B,3,H,W)` and labels `(B,H,W)` -> the mean loss, a scalar in float32."""

@@ -119,7 +119,7 @@ class Run:
         self.model = speed.prepare_network(network, self.options, team)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = MovingAverage(self.model, recipe.ema)
-        loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight)
+        loss = devices.HeadsLoss(self.model, recipe.average, self.class_weight, recipe.loss)
         self.learner = team.share(loss, devices.has_unread_parameters(recipe.config))
         kind, dtype = self.device.type, devices.PRECISIONS[options.precision]
         self.autocast = torch.autocast(kind, dtype, enabled=options.precision != "fp32")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.augment import TrainTransform
 from ..files import OLD_WORDS, as_switch, in_field_words, unknown
 from ..images import TestProtocol
+from ..losses.segmentation import KINDS
 from ..model import SIZES, SETRConfig
 from ..weights.config import config_from_dict
 
@@ -36,8 +37,6 @@ class Recipe:
             micro-batch, so this is a fact of the recipe.
         pretrained: the timm model whose weights the encoder starts from, or a checkpoint's path;
             None: random.
-        freeze: `"encoder"`: only neck and heads learn, the encoder stays what it starts from; with
-            a linear head that is linear probing. `"none"`: all learn.
         optimizer: `"sgd"` (momentum 0.9, the paper's) or `"adamw"`.
         lr: of the encoder; the heads' is `head_lr_mult` times this.
         head_lr_mult: 10 in the authors' code.
@@ -47,12 +46,16 @@ class Recipe:
         power: of the polynomial decay.
         warmup: steps of linear rise at the start; 0 in the paper.
         weight_decay: 0 in the paper. With AdamW not on biases, norms, position and class tokens.
+        loss: `"cross_entropy"`, or `"dice"` or `"focal"`, which enlarge the logits and take more
+            memory; Dice is that of each micro-batch.
         average: of the loss, see `segmentation_loss`.
         ema: decay of the moving average of the weights, which is scored and kept in their place,
             see `training.average`; 0: none.
         start: what the encoder learns before, on pictures that need no labels of ours, see
             `training.starts`; `"random"`: nothing.
         start_steps: of that, at its own batch and learning rate.
+        freeze: `"encoder"`: only neck and heads learn, the encoder stays what it starts from; with
+            a linear head that is linear probing. `"none"`: all learn.
         class_weights: whether a class weighs 1 / ln(1.02 + f), f its share of the labels' pixels.
         ratio_range: range of the random ratio.
         photometric: whether colours are distorted.
@@ -76,7 +79,6 @@ class Recipe:
     total_steps: int
     micro_batch: int | None = None
     pretrained: str | None = None
-    freeze: str = "none"
     optimizer: str = "sgd"
     lr: float = 0.01
     head_lr_mult: float = 10.0
@@ -85,10 +87,12 @@ class Recipe:
     power: float = 0.9
     warmup: int = 0
     weight_decay: float = 0.0
+    loss: str = "cross_entropy"
     average: str = "all"
     ema: float = 0.0
     start: str = "random"
     start_steps: int = 0
+    freeze: str = "none"
     class_weights: bool = False
     ratio_range: tuple[float, float] = (0.5, 2.0)
     photometric: bool = True
@@ -105,6 +109,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, words in {
             "optimizer": ("sgd", "adamw"),
+            "loss": KINDS,
             "average": ("all", "valid"),
             "head_scope": ("authors", "decoder"),
             "start": STARTS,

@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -295,9 +296,12 @@ def _write_onnx(program: Any, path: Path, facts: Mapping[str, str], int8: bool) 
 
     with TemporaryDirectory() as folder:
         file = os.path.join(folder, "model.onnx")
-        found: Any = torch.onnx.export(
-            program, (), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
-        )
+        with warnings.catch_warnings():  # of torch to itself
+            warnings.simplefilter("ignore", FutureWarning)
+            found: Any = torch.onnx.export(
+                program, (), input_names=["images"], output_names=["logits"], dynamo=True,
+                verbose=False,
+            )  # fmt: skip
         found.save(file)
         if int8:
             logging.disable(logging.WARNING)  # of its own that say nothing here
