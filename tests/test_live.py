@@ -417,7 +417,7 @@ def test_a_second_network_is_fetched_when_asked_and_shares_the_cursor(visit, two
         second.select_option("another")
         wait(page, f"{SITE}.scene.parts.length === 2 && {SITE}.settled === {SITE}.scene")
         assert len(asked()) == 2
-        assert "SETR-Naive" in page.locator("[data-at=short]").text_content()
+        assert "SETR-PUP" in page.locator("[data-at=short]").text_content()
         assert "SETR-MLA" in page.locator("[data-at=short]").text_content()
         page.locator("[data-do=mode][data-value=explore]").click()
         assert page.locator(".tile.map").count() == 3
