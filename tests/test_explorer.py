@@ -135,11 +135,11 @@ def test_pooled_attention_is_the_mean_over_queries_of_the_sum_over_keys(pool, pr
     assert np.allclose(found, expected, atol=1e-9)
 
 
-def test_the_shipped_network_at_224_pixels_fits_into_a_megabyte():
+def test_the_shipped_network_at_224_pixels_fits_into_a_notebook():
     """Its patches of 12 pixels make 362 tokens, more than the 197 of a T/16."""
     model, _ = setr_lib.load_checkpoint(SHIPPED)
     widget = explorer(model, resize_image(load_sample_image("china.jpg"), (224, 224)))
-    assert len(widget._html()) < 1e6
+    assert len(widget._html()) < 1.25e6  # with the answers to the tour's questions
 
 
 def test_the_shipped_network_at_360x480_fits_into_three_megabytes():

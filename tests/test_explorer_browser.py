@@ -292,7 +292,7 @@ def test_a_click_chooses_the_patch_and_says_so_in_words(open_page, page_file):
     assert state(page, "pixel") == [33, 50]
     assert "the patch in row 2, column 3" in page.locator("[data-at=words]").inner_text()
     page.wait_for_timeout(500)
-    assert "row 2, column 3" in page.locator("[aria-live=polite]").inner_text()
+    assert "row 2, column 3" in page.locator("[data-at=spoken]").inner_text()
 
 
 @pytest.mark.parametrize("direction", ["from", "to"])
@@ -335,7 +335,7 @@ def test_shift_and_arrows_read_the_maps_for_who_has_no_mouse(open_page, page_fil
     assert "row 0, column 0:" in page.locator(".map[data-model='0'] [data-part=even]").inner_text()
     assert state(page, "pixel") == [20, 40]
     page.wait_for_timeout(500)
-    assert "row 0, column 0:" in page.locator("[aria-live=polite]").inner_text()
+    assert "row 0, column 0:" in page.locator("[data-at=spoken]").inner_text()
 
 
 def test_the_class_in_the_sentence_is_the_one_that_its_numbers_are_of(open_page, page_file):

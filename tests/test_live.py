@@ -268,7 +268,7 @@ def test_what_is_no_picture_is_refused_in_words(visit, site):
     file = {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.locator("[data-at=file]").set_input_files(file)
     wait(page, f"{SITE}.at.trouble.textContent")
-    assert "cannot read that picture" in page.locator("[data-at=trouble]").text_content()
+    assert "cannot read that picture" in page.locator("[data-at=trouble]").first.text_content()
     assert page.evaluate(f"{SITE}.scene.image.name") == "a made-up street"
 
 

@@ -120,6 +120,8 @@ def test_the_books_mask_head_is_segmenters():
         96, 2, 3, 96, num_classes=8, channels=96, dropout_ratio=0.0,
         drop_path_rate=0.0, norm_cfg={"type": "LN", "eps": 1e-6},
     ).eval()  # fmt: skip
+    for name, norm in (("decoder_norm", ours.norm), ("mask_norm", ours.mask_norm)):
+        getattr(theirs, name).eps = norm.eps  # theirs has one for all, ours Block's own
     for p in ours.parameters():  # nothing may hide behind a zero or a one
         p.data += 0.1 * torch.randn_like(p)
     translated = {

@@ -28,6 +28,7 @@ export function fromAddress(text) {
   }
   const pixel = /^(\d{1,5}),(\d{1,5})$/.exec(given.get("px") ?? "");
   if (pixel) found.pixel = [Number(pixel[1]), Number(pixel[2])];
+  if (!(found.mode in MODES)) delete found.mode; // a page begins as it does without an address
   return found;
 }
 

@@ -46,7 +46,7 @@ function sizeOfThumbs(room, layers, heads, size) {
   return { stepX: width + GAP, stepY: height + GAP };
 }
 
-/** Numbers of the blocks above, names of the heads on the left: they stay where the rest scrolls. */
+/** Numbers of the blocks above, names of the heads on the left; they never scroll. */
 function writeTitles(at, state, names, layers, { stepX, stepY }) {
   const title = (text, chosen) => {
     const span = document.createElement("span");
