@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .data.protocols import default_protocol
 from .files import unknown
-from .geometry import Size, as_size, size_of
+from .geometry import Size, as_size
 from .images import Pixels, TestProtocol, normalise, to_pixels
 from .losses.strips import exact_products, resize_matrix, resized_strips
 
@@ -168,7 +168,7 @@ def slide_inference(
 
 def _slide(model: nn.Module, images: Tensor, plan: TestProtocol, batch: int) -> Tensor:
     """`slide_inference` of images that fit the model, which is in evaluation mode."""
-    total, size = images, size_of(images)
+    total, size = images, (images.shape[-2], images.shape[-1])
     for rows, strip in slide_strips(model, lambda *part: images[..., *part], size, plan, batch):
         if rows.start == 0:
             total = strip.new_empty(*strip.shape[:2], *size)

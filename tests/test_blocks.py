@@ -28,6 +28,7 @@ NOT_RUN = {  # the beginning of a line or block -> why it does not run here
     "accelerate launch": "needs eight GPUs and ADE20K",
     "torchrun": "needs eight GPUs and ADE20K; tests/test_processes.py starts two on CPUs",
     "from accelerate import": "starts processes on GPUs",
+    "python -m tools.bench_gpu": "needs a GPU; tests/test_bench_gpu.py runs it in small",
     "PATH/classes.txt": "shows a folder, not a command",
 }
 SHORTER = ["--total-steps", "2", "--device", "cpu", "--quiet"]

@@ -80,7 +80,7 @@ def test_the_wheel_holds_what_is_committed(wheel):
     assert {Path(name).suffix for name in shipped} <= {".json", ".jsonl", ".safetensors"}
     assert {Path(name).parts[3] for name in shipped if "/records/" in name} == set(list_records())
     assert NETWORK in shipped
-    assert wheel.stat().st_size < 12e6, "the README says 11 MB"
+    assert wheel.stat().st_size < 25e6, "the README says 24 MB"
 
 
 def test_the_package_says_what_it_is(wheel):
