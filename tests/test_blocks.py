@@ -13,6 +13,7 @@ import pytest
 import torch
 from own_folder import make_folder
 from PIL import Image
+from test_data import write_camvid
 
 import setr_lib
 from setr_lib.__main__ import _parser, main
@@ -64,24 +65,11 @@ def run_line(line: str) -> None:
     assert main(words[1:]) == 0, line
 
 
-def few_streets(root: Path) -> None:
-    """A folder in the form of CamVid: noise, and labels in blocks."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for part in (split, f"{split}annot"):
-            (root / "camvid" / part).mkdir(parents=True)
-        for name in "ab":
-            image, label = rng.integers(0, 256, (45, 60, 3)), rng.integers(0, 11, (9, 12))
-            place = root / "camvid" / split / f"{name}.png"
-            Image.fromarray(image.astype(np.uint8)).save(place)
-            blocky = label.astype(np.uint8).repeat(5, 0).repeat(5, 1)
-            Image.fromarray(blocky).save(root / "camvid" / f"{split}annot" / f"{name}.png")
-
-
 @pytest.fixture
 def a_reader(tmp_path, monkeypatch):
     """The folder of somebody who follows the README, with what it takes for granted."""
-    few_streets(tmp_path / "data")
+    for split in ("train", "val"):
+        write_camvid(tmp_path / "data", split, size=(45, 60))
     (tmp_path / "data" / "models").symlink_to(ROOT / "data" / "models")
     make_folder(tmp_path / "mine", {"train": 3, "val": 2})
     rng = np.random.default_rng(1)

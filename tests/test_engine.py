@@ -142,6 +142,9 @@ def test_the_page_says_no_to_a_network_that_it_does_not_know():
     model = lively_model("naive", graph="mmseg")
     with pytest.raises(ValueError, match="graph 'mmseg'"):
         page_weights(model, {})
+    for name, value in {"stem": "conv", "attention_radius": 1, "linear": True}.items():
+        with pytest.raises(ValueError, match=f"{name} is .*networks of the paper alone"):
+            page_weights(SETR(small_config(**{name: value})), {})
     with pytest.raises(ValueError, match="bits is 4"):
         page_weights(lively_model("naive"), {}, 4)
     broken = lively_model("naive")

@@ -2,9 +2,13 @@
 
 import pytest
 
-from setr_lib import evaluate, load_checkpoint, load_dataset, load_record
+from setr_lib import evaluate, load_checkpoint, load_dataset, load_record, train
 from setr_lib.attention import load_probes
+from setr_lib.cli.network import SHIPPED
+from setr_lib.files import write_json
+from setr_lib.model import DECODERS
 from setr_lib.training.record import MODELS, ROOT, in_field_words
+from tools.ship import ship
 
 NETWORKS = sorted(path.parent for path in MODELS.glob("*/model.safetensors"))
 
@@ -24,7 +28,28 @@ def test_a_shipped_network_says_where_it_comes_from(folder):
 
 def test_all_networks_together_are_small_enough_to_clone():
     files = [file for folder in NETWORKS for file in folder.iterdir()]
-    assert len(NETWORKS) >= 1 and sum(file.stat().st_size for file in files) < 40e6
+    assert [folder.name for folder in NETWORKS] == [f"camvid_{d}_tiny" for d in sorted(DECODERS)]
+    assert sum(file.stat().st_size for file in files) < 40e6
+
+
+def test_predict_takes_the_best_of_them():
+    scores = {folder: load_record(folder)["best"]["miou"] for folder in NETWORKS}
+    assert max(scores, key=scores.get) == SHIPPED.parent
+
+
+def test_a_run_becomes_a_network_that_says_its_own_score(small_recipe, tmp_path):
+    train(small_recipe, tmp_path / "run", progress=False)
+    record = ship(str(tmp_path / "run"), tmp_path / "net", "last", "data")
+    model, about = load_checkpoint(tmp_path / "net" / "model.safetensors")
+    found = evaluate(model, load_dataset("shapes", "val"), protocol=model.protocol)
+    assert load_record(tmp_path / "net")["best"] == record["best"]
+    assert record["best"]["miou"] == found.miou and record["best"]["step"] == about["step"]
+    (tmp_path / "run" / "last.safetensors").unlink()
+    run = load_record(tmp_path / "run")
+    run["last"]["step"] += 1
+    write_json(tmp_path / "run" / "record.json", run)
+    with pytest.raises(SystemExit, match=f"is of step {about['step']}; last of"):
+        ship(str(tmp_path / "run"), tmp_path / "net", "last", "data")
 
 
 @pytest.mark.slow

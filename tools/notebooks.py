@@ -101,18 +101,23 @@ def head(source: str, name: str) -> str:
 
 
 def execute(path: Path) -> None:
-    """Run a chapter from top to bottom in its folder and store the outputs."""
+    """Run a chapter and store the outputs."""
+    write(client(path).execute(), path)
+
+
+def client(path: Path, **facts: Any) -> NotebookClient:
+    """Who runs a chapter from top to bottom in its folder; `facts` are further ones of nbclient."""
     notebook = nbformat.read(path, as_version=4)
     normalise(notebook, path.stem)  # the newest bootstrap cell is the one to run
-    NotebookClient(
+    return NotebookClient(
         notebook,
         timeout=900,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,
         store_widget_state=False,
-    ).execute()
-    write(notebook, path)
+        **facts,
+    )
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:

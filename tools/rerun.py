@@ -15,9 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import torch
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from setr_lib.files import write_json
@@ -33,16 +31,8 @@ PACKAGES = (  # beside those of `surroundings`
 
 def run(path: Path) -> tuple[str | None, list[float]]:
     """The error that a chapter ends with, or None; the seconds to its end and of its first cell."""
-    notebook = nbformat.read(path, as_version=4)
-    notebooks.normalise(notebook, path.stem)  # with the newest first cell
     ends: list[float] = []
-    client = NotebookClient(
-        notebook,
-        timeout=900,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_executed=lambda **_: ends.append(time.monotonic()),
-    )
+    client = notebooks.client(path, on_cell_executed=lambda **_: ends.append(time.monotonic()))
     start, error = time.monotonic(), None
     try:
         client.execute()

@@ -21,6 +21,9 @@ from ..decoders import ConvBNReLU, Upsampling, UpsamplingHead, to_map
 from ..encoder import Encoder
 from ..geometry import Size, patch_grid, size_of
 
+# Fields of `SETRConfig` that make a variant, as they are in a network of the paper.
+OF_PAPER: dict[str, Any] = {"stem": "patch", "attention_radius": 0, "pup_steps": 0, "linear": False}
+
 
 def check_variant(config: Any) -> None:
     """Refuse a variant that a `SETRConfig` cannot have.

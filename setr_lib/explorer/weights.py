@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from ..baselines.variants import OF_PAPER
 from ..model import SETR
 from ..weights.bits import in_bits
 
@@ -28,11 +29,12 @@ def page_weights(model: SETR, about: Mapping[str, Any], bits: int = 8) -> bytes:
             f"backbone is {config.backbone!r}, graph {config.graph!r}, in_chans {config.in_chans}; "
             "the page knows 'vit', 'authors' and 3"
         )
-    variants = {name: getattr(config, name) for name in ("attention_radius", "pup_steps")}
-    if config.stem != "patch" or any(variants.values()):
-        raise ValueError(
-            f"stem is {config.stem!r}, {variants}; the page knows networks of the paper alone"
-        )
+    for name, known in OF_PAPER.items():
+        if getattr(config, name) != known:
+            raise ValueError(
+                f"{name} is {getattr(config, name)!r}; the page knows networks of the paper alone, "
+                f"where it is {known!r}"
+            )
     if bits not in (8, 16):
         raise ValueError(f"bits is {bits}; choose 8 or 16")
     kept = {

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..baselines.variants import OF_PAPER
 from ..files import read_json
 from .published import Entry, computed, is_here, recipe_of, row
 from .recipes import RECIPES
@@ -29,7 +30,7 @@ SOURCES = {
     "timm": "timm's default_cfgs, as the authors' code copies them",
 }
 STATUSES = ("exact", "small-scale", "not-run", "contradictory")
-PLAIN = {"aux": True, "stem": "patch", "attention_radius": 0, "pup_steps": 0}
+PLAIN = {"aux": True, **OF_PAPER}
 
 
 def published() -> list[Entry]:

@@ -2,7 +2,7 @@
 
 Two editions of the one table: `camvid-cpu` at half size for two cores, `camvid-gpu` at full size
 for a GPU. What all rows of an edition share stands in `EDITIONS`; a row says only what it changes.
-Rows come most valuable first, in the order of the table; every row has three seeds.
+Rows come most valuable first, in the order of the table; a question has three seeds.
 
 Rows of length "full" have the whole schedule, "short" ones a part of it, so that many questions
 fit into a night, "long" ones twice as much, for the networks that ship. Compare only rows of one

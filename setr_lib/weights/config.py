@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import torch
 from torch import Tensor
 
+from ..baselines.variants import OF_PAPER
 from ..decoders import UPSAMPLING
 from ..files import few, unknown
 from ..geometry import Size, as_size
@@ -41,7 +42,7 @@ def own_config(checkpoint: Checkpoint) -> Config | None:
         return None
     config = config_from_dict(about["config"])
     # Fields that older files lack: names of tensors show them, or there was no such variant.
-    ours = ("aux_convs", "backbone", "stem", "attention_radius", "pup_steps", "linear")
+    ours = ("aux_convs", "backbone", *OF_PAPER)
     later = ours if isinstance(config, SETRConfig) else ("width", "channels")
     for name in (f.name for f in dataclasses.fields(config) if f.name not in later):
         if name not in about["config"]:
