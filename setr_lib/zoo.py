@@ -69,6 +69,7 @@ def create_model(
         given = {"pretrained": pretrained, "backbone": backbone, "patch_size": patch_size}
         given["graph"] = None if graph == "authors" else graph
         _refuse(name, given)
+        as_size(image_size, "image_size")  # it has no table of positions to make for it
         return FCN(FCNConfig(int(name.removeprefix("fcn_resnet")), num_classes, aux, in_chans))
     if backbone is None:
         config = model_config(name, num_classes, image_size, aux, graph)

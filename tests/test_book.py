@@ -77,6 +77,27 @@ def test_a_chapter_can_be_read_in_an_afternoon(path):
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_what_a_chapter_points_at_is_there(path):
+    """Its exercises by their numbers, other chapters by their names: the site numbers them anew."""
+    cells = nbformat.read(path, as_version=4).cells
+    texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    there = set(re.findall(r"^### Exercise (\d+)", texts, re.M))
+    assert set(re.findall(r"\bexercises? (\d+)", texts, re.I)) <= there
+    assert re.findall(r"\bchapters? \[?\d.{0,40}", texts, re.I) == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_an_inequality_that_a_chapter_prints_is_true(path):
+    """`4e+00 < 1e-3` beside a check of something else is worse than no number."""
+    number = r"(-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?)"
+    for cell in nbformat.read(path, as_version=4).cells:
+        for text in (output.get("text", "") for output in cell.get("outputs", [])):
+            for left, sign, right in re.findall(f"{number} ([<>]) {number}", text):
+                low, high = (left, right) if sign == "<" else (right, left)
+                assert float(low.replace(",", "")) < float(high.replace(",", "")), text
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_a_chapter_defines_nothing_that_it_does_not_use(path):
     """Functions, classes and imports: what is left over from a move is not read by anybody."""
     cells = nbformat.read(path, as_version=4).cells

@@ -697,6 +697,15 @@ def test_a_long_name_is_not_cut_off_its_map(open_page, tmp_path):
         assert "mean" in name.inner_text()
 
 
+def test_a_page_without_the_check_says_so_where_the_tour_asks_for_it(open_page, tmp_path):
+    widget = AttentionExplorer(view().model, picture(45, 60), cause_pixels=0)
+    widget.save_html(tmp_path / "bare.html")
+    page = open_page(tmp_path / "bare.html", address="mode=tour&stop=7")
+    page.click("[data-tool=hide][data-value=attended]")
+    page.wait_for_timeout(200)
+    assert "made without the check" in page.locator("[data-at=found]").inner_text()
+
+
 def test_a_touch_chooses_a_patch(open_page, page_file):
     page = open_page(page_file, width=390, has_touch=True, is_mobile=True)
     box = page.locator("[data-at=picture]").bounding_box()

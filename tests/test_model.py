@@ -276,6 +276,7 @@ def test_published_layers():
         (lambda: setr_lib.create_model("fcn_resnet50", backbone="x"), "no backbone.*'x'"),
         (lambda: setr_lib.create_model("fcn_resnet50", graph="mmseg"), "no graph.*'mmseg'"),
         (lambda: setr_lib.create_model("fcn_resnet50", patch_size=8), "no patch_size.* 8 "),
+        (lambda: setr_lib.create_model("fcn_resnet50", image_size=-3), "image_size is -3"),
         (
             lambda: setr_lib.create_model("setr_hybrid_base", backbone="vit_tiny_patch16_224"),
             "setr_hybrid_base has no backbone",

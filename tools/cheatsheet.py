@@ -72,5 +72,5 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(text())
+    PAGE.write_text(text(), encoding="utf-8")
     print(PAGE)

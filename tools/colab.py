@@ -20,7 +20,7 @@ def pins(text: str) -> dict[str, str]:
 
 def ranges() -> dict[str, Requirement]:
     """What the chapters import: the first block of requirements.txt."""
-    lines = (ROOT / "requirements.txt").read_text().split("\n\n")[0].splitlines()
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     found = [Requirement(line) for line in lines if not line.startswith("#")]
     return {each.name.lower(): each for each in found}
 
@@ -35,8 +35,8 @@ def outside(there: dict[str, str]) -> list[str]:
 
 
 def main() -> int:
-    today = pins(Path(sys.argv[1]).read_text())
-    dated = pins((ROOT / "requirements-colab.txt").read_text())
+    today = pins(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    dated = pins((ROOT / "requirements-colab.txt").read_text(encoding="utf-8"))
     for name, version in dated.items():
         if today.get(name) != version:
             print(f"{name}: {version} in requirements-colab.txt, {today.get(name)} today")

@@ -55,7 +55,7 @@ def chapters() -> list[Path]:
 
 def repository() -> dict[str, str]:
     """The repository's address, and the tag or branch that readers get; `_config.yml` has both."""
-    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
 
 
 def address() -> str:
@@ -65,7 +65,11 @@ def address() -> str:
 
 def bootstrap() -> str:
     """The cell that every chapter begins with."""
-    text = TEMPLATE.read_text().rstrip().replace("REPOSITORY_TAG", repository()["branch"])
+    text = (
+        TEMPLATE.read_text(encoding="utf-8")
+        .rstrip()
+        .replace("REPOSITORY_TAG", repository()["branch"])
+    )
     return text.replace("REPOSITORY_URL", address())
 
 
@@ -121,7 +125,7 @@ def client(path: Path, **facts: Any) -> NotebookClient:
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    path.write_text(text_of(notebook, path.stem))
+    path.write_text(text_of(notebook, path.stem), encoding="utf-8")
 
 
 def text_of(notebook: nbformat.NotebookNode, name: str = "") -> str:
@@ -191,7 +195,7 @@ def _outputs(outputs: list[Any], count: int) -> list[Any]:
 def problems(path: Path) -> list[str]:
     """Why a chapter is not in its one form; empty if it is."""
     found = []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if [cell.execution_count for cell in codes] != list(range(1, len(codes) + 1)):
@@ -234,15 +238,15 @@ def set_address(url: str) -> None:
         path = ROOT / name
         if path.suffix not in {".md", ".ipynb", ".yml", ".toml", ".cff"}:
             continue
-        before = path.read_text()
+        before = path.read_text(encoding="utf-8")
         if old in before:
-            path.write_text(before.replace(old, new))
+            path.write_text(before.replace(old, new), encoding="utf-8")
             print(f"{name}: {before.count(old)} times")
     config = ROOT / "_config.yml"
-    text = config.read_text().replace("_button: false", "_button: true")
+    text = config.read_text(encoding="utf-8").replace("_button: false", "_button: true")
     if "colab_url" not in text:
         text += "\nlaunch_buttons: {colab_url: https://colab.research.google.com}\n"
-    config.write_text(text)
+    config.write_text(text, encoding="utf-8")
     for path in chapters():
         write(nbformat.read(path, as_version=4), path)
 
@@ -250,14 +254,16 @@ def set_address(url: str) -> None:
 def set_release(version: str) -> None:
     """Make the files those of a version: first cells and links then name its tag, `v1.2.3`."""
     begins, changes = f"## {version}, unreleased\n", ROOT / "CHANGELOG.md"
-    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or begins not in changes.read_text():
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or begins not in changes.read_text(
+        encoding="utf-8"
+    ):
         sys.exit(f"CHANGELOG.md has no line {begins.strip()!r}")
     for path, old, new in (
         (changes, re.escape(begins), f"## {version}\n"),
         (ROOT / "setr_lib" / "__init__.py", r'__version__ = ".*"', f'__version__ = "{version}"'),
         (ROOT / "_config.yml", r"  branch: .*", f"  branch: v{version}"),
     ):
-        path.write_text(re.sub(old, new, path.read_text()))
+        path.write_text(re.sub(old, new, path.read_text(encoding="utf-8")))
     for path in chapters():
         write(nbformat.read(path, as_version=4), path)
     print(f"commit this, then: git tag v{version} && git push --tags")

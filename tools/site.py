@@ -72,10 +72,10 @@ def drop_unused(app: Any, problem: Exception | None) -> None:
     """Take the scripts out of the pages that nothing on them calls."""
     if problem is None and app.builder.format == "html":
         for page in Path(app.outdir).rglob("*.html"):
-            text = page.read_text()
+            text = page.read_text(encoding="utf-8")
             kept = re.sub("|".join(UNUSED), "", text, flags=re.S)
             if kept != text:
-                page.write_text(kept)
+                page.write_text(kept, encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -105,5 +105,5 @@ def free_memory() -> float:
     """Bytes that this machine, or the container, could still give."""
     free = float(psutil.virtual_memory().available)
     limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
+    text = limit.read_text(encoding="utf-8").strip() if limit.is_file() else ""
     return min(free, float(text)) if text.isdecimal() else free

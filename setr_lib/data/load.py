@@ -1,4 +1,4 @@
-"""Images with their labels, as they lie on disk or come out of a generator.
+"""Data sets by name: images with their labels, from a disk or out of a generator.
 
 `load_dataset(name, split)` gives pairs of uint8 arrays in one form, whatever the source; the label
 255 marks pixels that are not scored.

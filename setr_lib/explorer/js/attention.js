@@ -32,7 +32,7 @@ export class Attention {
     return found;
   }
 
-  /** (L,N): the rollout up to every layer, prefix tokens taken out at the end. */
+  /** As `attention_rollout`, `(L,N)`: up to every layer, prefix tokens taken out at the end. */
   async rollout(cell, direction) {
     await this.prepare();
     const { layers, tokens, prefix } = this;

@@ -21,7 +21,10 @@ export function evenOver([rows, cols], prefix, pool) {
   return shares;
 }
 
-/** The commonest class of every cell, 255 where nothing is labelled; the smaller of equals. */
+/**
+ * As `label_grid`: the commonest class of every cell, 255 where nothing is labelled; the smaller
+ * of equals.
+ */
 export function commonest(label, [rows, cols], [cellRows, cellCols], side) {
   const counts = new Uint32Array(cellRows * cellCols * 255);
   for (let y = 0; y < rows; y++) {

@@ -48,7 +48,9 @@ export function listen(explorer) {
 /** A click on the picture asks; pointing at it or at a map reads. */
 function listenToScreen(explorer, screen) {
   const { view } = explorer;
-  const pixelAt = (event) => (view.answered ? pixelUnder(event, screen, view.image) : null);
+  // None while another image is on its way: what is on the screen is the one before.
+  const pixelAt = (event) =>
+    view.answered?.image === explorer.state.image ? pixelUnder(event, screen, view.image) : null;
   screen.addEventListener("pointerdown", (event) => {
     const pixel = pixelAt(event);
     screen.focus({ preventScroll: true });

@@ -229,7 +229,8 @@ function forward() {
   return `
     <div class="bar"><p>The decoder's maps in order (colours: their first three principal
       components), and the scores of this pixel.</p></div>
-    <div class="stages" data-at="stages"></div><p class="verdict" data-at="verdict"></p>
+    <div class="stages" data-at="stages" tabindex="0" role="region"
+      aria-label="The decoder's maps"></div><p class="verdict" data-at="verdict"></p>
     <table class="scores"><thead><tr>${head}</tr></thead><tbody data-at="scores"></tbody></table>`;
 }
 

@@ -149,7 +149,7 @@ export const STOPS = [
     brush: true,
     left: (tour, at) => {
       const found = measuredBefore(tour);
-      const hidden = tour.kept.choice ? found.hidden[tour.kept.choice] : tour.kept.hidden;
+      const hidden = found?.hidden[tour.kept.choice] ?? tour.kept.hidden;
       drawHidden(tour, at, hidden, found?.pixel ?? tour.view.pixel);
     },
     right: (tour, at) =>
