@@ -95,7 +95,7 @@ def head(source: str, name: str) -> str:
     kept = [
         part
         for part in source.split("\n\n")
-        if not part.startswith(("Map: ", "[Open in Colab]", "[![Open in Colab]"))
+        if not part.startswith(("Map:", "[Open in Colab]", "[![Open in Colab]"))
     ]
     if decided():
         colab = address().replace("https://github.com", "https://colab.research.google.com/github")
