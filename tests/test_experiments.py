@@ -3,7 +3,7 @@
 import json
 import math
 import multiprocessing
-import tarfile
+import shutil
 import time
 
 import pytest
@@ -24,6 +24,18 @@ REAL = ("camvid-cpu", "camvid-gpu")
 
 @pytest.fixture
 def tiny(monkeypatch):
+    return make_tiny(monkeypatch)
+
+
+def run_tiny(out):
+    """The suite in a process of its own, which saves after every step."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_tiny(monkeypatch)
+        monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
+        run_suite("tiny", out, progress=False)
+
+
+def make_tiny(monkeypatch):
     """A suite of seconds: two lines and two seeds on a dozen made-up scenes."""
     monkeypatch.setattr(Shapes, "lengths", {"train": 12, "val": 3, "test": 3})
     monkeypatch.setitem(suites.SIZES, "tiny", (24, 12, 3))
@@ -64,8 +76,9 @@ def test_what_is_missing_is_run_in_order_and_once(tiny, tmp_path, capsys):
 def test_a_killed_suite_goes_on_and_ends_with_the_same_scores(tiny, tmp_path, monkeypatch):
     """SIGKILL in the midst of a run: nothing but the steps since the last saving is done again."""
     monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
-    process = multiprocessing.get_context("fork").Process(
-        target=run_suite, args=("tiny", tmp_path), kwargs={"progress": False}, daemon=True
+    # Not forked: autograd of a process that has used it already would not run in the child.
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_tiny, args=(tmp_path,), daemon=True
     )
     process.start()
     state = tmp_path / UNFINISHED / "tiny_naive_s0" / "state" / "previous.pt"
@@ -134,8 +147,7 @@ def test_records_and_the_best_networks_travel_in_few_files(tiny, tmp_path):
     best = max((0, 1), key=lambda seed: scores_of(out, f"tiny_naive_s{seed}")[-1]["miou"])
     left = {file.name for file in folder.iterdir()}
     assert left == {"tiny.tar.gz", f"tiny_naive_s{best}.safetensors"}
-    with tarfile.open(folder / "tiny.tar.gz") as archive:
-        archive.extractall(tmp_path / "back", filter="data")
+    shutil.unpack_archive(folder / "tiny.tar.gz", tmp_path / "back")
     assert scores_of(tmp_path / "back", "tiny_naive_s1") == scores_of(out, "tiny_naive_s1")
     for name in ("record.json", "log.jsonl"):
         assert (tmp_path / "back" / "tiny_naive_s0" / name).is_file()

@@ -9,8 +9,8 @@ import argparse
 import importlib
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from .step import CLASSES, crop, step
 
 def library_of(commit: str, folder: Path) -> Any:
     """The package of a commit, under a name of its own beside ours."""
-    command = ["git", "archive", commit, "setr_lib"]
+    command = ["git", "archive", "--format=zip", commit, "setr_lib"]
     archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
+    with zipfile.ZipFile(BytesIO(archive)) as files:
+        files.extractall(folder)
     name = f"setr_{commit}"
     (folder / "setr_lib").rename(folder / name)
     sys.path.insert(0, str(folder))

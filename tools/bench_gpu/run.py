@@ -39,8 +39,9 @@ def run(bench: Bench) -> Iterator[Row]:
         row["crops_per_s"] = statistics.median(speeds[WARM_UP:] or speeds)
         row["network_share"] = row["crops_per_s"] / alone
         scored = done["evaluations"][-1]
-        images = done["images"][scored["split"]]
-        yield {**row, "session": done["sessions"][-1], "scored_per_s": images / scored["seconds"]}
+        images, took = done["images"][scored["split"]], scored["seconds"]  # 0.0: under 50 ms
+        rate = images / took if took else None
+        yield {**row, "session": done["sessions"][-1], "scored_per_s": rate}
 
 
 def small_recipe(bench: Bench) -> Recipe:
