@@ -630,7 +630,9 @@ def test_a_page_without_a_network_hides_what_was_hidden_beforehand(open_page, pa
     page.click("[data-tool=hide][data-value=attended]")
     check = view().checks[len(view().checks) >> 1]
     before = check["probability"][0]
-    text = page.locator("[data-at=found]").inner_text()
+    found = page.locator("[data-at=found]", has_text="patches hidden")
+    found.wait_for()  # drawn once a frame
+    text = found.inner_text()
     shown = [percent(one) for one in re.findall(r"[\d.]+ %", text)]
     left = before - check["probability_fall"]["attended"][0]
     assert shown == pytest.approx([before, left], abs=0.006)
@@ -702,8 +704,7 @@ def test_a_page_without_the_check_says_so_where_the_tour_asks_for_it(open_page, 
     widget.save_html(tmp_path / "bare.html")
     page = open_page(tmp_path / "bare.html", address="mode=tour&stop=7")
     page.click("[data-tool=hide][data-value=attended]")
-    page.wait_for_timeout(200)
-    assert "made without the check" in page.locator("[data-at=found]").inner_text()
+    page.locator("[data-at=found]", has_text="made without the check").wait_for()
 
 
 def test_a_touch_chooses_a_patch(open_page, page_file):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import http.server
+import json
 import re
 import shutil
 import threading
@@ -177,6 +178,9 @@ def test_the_tour_is_walked_with_the_mouse(visit, site):
         box = left.bounding_box()
         left.click(position={"x": x * box["width"], "y": y * box["height"]})
 
+    def found(words):
+        wait(page, f"{TOUR}.at.found.textContent.includes({json.dumps(words)})")
+
     assert next_.text_content() == "Skip"
     page.locator("[data-tool=apart]").fill("60")
     done()
@@ -184,19 +188,19 @@ def test_the_tour_is_walked_with_the_mouse(visit, site):
     page.locator("[data-tool=unplaced]").click()
     done()
     click(0.8, 0.2)
-    assert "products add up to" in page.locator("[data-at=found]").text_content()
+    found("products add up to")
     done()
     click(0.5, 0.1)
     click(0.5, 0.9)
     wait(page, f"{TOUR}.view.pixel[0] > 150")
-    assert "looks most at" in page.locator("[data-at=found]").text_content()
+    found("looks most at")
     done()
     page.locator("[data-at=block]").focus()
     for _ in range(8):
         page.keyboard.press("ArrowRight")
     done()
     click(0.2, 0.7)
-    assert page.locator("[data-at=found] tr").count() == 6
+    wait(page, f"{TOUR}.at.found.querySelectorAll('tr').length === 6")
     done()
     before = page.evaluate(f"[...{SITE}.scene.parts[0].run.labels]")
     box = left.bounding_box()
